@@ -1,0 +1,222 @@
+//! One error type, sorted by whose fault it is.
+//!
+//! A message names what was found, what was wanted and, where the reader can act, ends with the
+//! remedy. Nothing a peer sent is repeated before the peer was authenticated.
+
+use std::fmt;
+
+/// The result of every fallible call of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call failed, sorted by blame.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The other end, or somebody between, broke the protocol or went away.
+    #[error("{0}")]
+    Peer(#[from] PeerError),
+    /// The caller broke a rule of this crate.
+    #[error("misuse: {0}")]
+    Misuse(String),
+    /// A frame did not verify: damaged, forged, replayed or out of order. Fatal to the session.
+    #[error(
+        "lane {lane}: frame {frame} did not verify: it was changed, replayed or reordered on its \
+         way: look for a middlebox or an attacker between the hosts"
+    )]
+    Unseal {
+        /// The lane that it came on.
+        lane: u16,
+        /// Its position in the lane, from 0.
+        frame: u64,
+    },
+    /// The operating system refused.
+    #[error("{0}")]
+    System(#[from] SystemError),
+    /// A setting that cannot be honoured as it stands.
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    /// Somebody asked for the session to end.
+    #[error("cancelled by the {by}")]
+    Cancelled {
+        /// The end that asked.
+        by: CancelledBy,
+    },
+    /// The source let go of the guest and did not hear that the target took it.
+    ///
+    /// The guest runs on at most one host. Look at the target: where it reports success the guest
+    /// is there; where it reports failure the source's memory is still whole.
+    #[error(
+        "handover in doubt: the source let go and the target did not confirm ({0}): look at the \
+         target before anything is started again"
+    )]
+    InDoubt(Box<Error>),
+}
+
+/// Who asked for the end of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelledBy {
+    /// This end.
+    Us,
+    /// The other end.
+    Peer,
+}
+
+impl fmt::Display for CancelledBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Us => "caller at this end",
+            Self::Peer => "other end",
+        })
+    }
+}
+
+/// What the other end did wrong.
+#[non_exhaustive]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PeerError {
+    /// The other end could not show that it holds what it must hold.
+    #[error(
+        "peer not authenticated: {reason}: make sure that both ends were given the same secret \
+         and that nothing else listens at that address"
+    )]
+    NotAuthenticated {
+        /// What was missing.
+        reason: &'static str,
+    },
+    /// The connection ended before the session did.
+    #[error("lane {lane}: the other end closed the connection {phase}, after {frames} frames")]
+    Closed {
+        /// The lane.
+        lane: u16,
+        /// What was going on.
+        phase: &'static str,
+        /// Frames received on the lane until then.
+        frames: u64,
+    },
+    /// Nothing came for too long.
+    #[error(
+        "lane {lane}: nothing from the other end for {waited_s} s {phase}: look whether its \
+         process is stopped or the path is cut, or raise peer_timeout"
+    )]
+    Silent {
+        /// The lane.
+        lane: u16,
+        /// What was going on.
+        phase: &'static str,
+        /// Seconds waited.
+        waited_s: u64,
+    },
+    /// Bytes that are no message of this protocol.
+    #[error("malformed {what}: {field} at byte {offset}: wanted {wanted}, got {got}")]
+    Malformed {
+        /// The message.
+        what: &'static str,
+        /// The field.
+        field: &'static str,
+        /// Its offset in the message.
+        offset: usize,
+        /// What is allowed.
+        wanted: &'static str,
+        /// What stood there.
+        got: u64,
+    },
+    /// A message that is well formed and not allowed now.
+    #[error("the other end broke the protocol: {0}")]
+    Protocol(String),
+    /// The other end refused, and said why. The text is authenticated.
+    #[error("the other end refused: {0}")]
+    Refused(String),
+}
+
+/// What the operating system refused, with what is needed instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SystemError {
+    /// The operation, as its man page names it.
+    pub operation: &'static str,
+    /// On what, with figures.
+    pub subject: String,
+    /// The errno, 0 where there is none.
+    pub errno: i32,
+    /// What the reader can do, empty where nothing can be said.
+    pub remedy: String,
+}
+
+impl SystemError {
+    /// An error of `operation` on `subject` from what the standard library reported.
+    pub fn from_io(
+        operation: &'static str,
+        subject: impl Into<String>,
+        e: &std::io::Error,
+    ) -> Self {
+        let errno = e.raw_os_error().unwrap_or(0);
+        Self { operation, subject: subject.into(), errno, remedy: default_remedy(errno).to_owned() }
+    }
+
+    /// An error of `operation` on `subject` with this `errno`.
+    pub fn from_errno(operation: &'static str, subject: impl Into<String>, errno: i32) -> Self {
+        Self::from_io(operation, subject, &std::io::Error::from_raw_os_error(errno))
+    }
+
+    /// The same with this remedy.
+    #[must_use]
+    pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = remedy.into();
+        self
+    }
+}
+
+impl fmt::Display for SystemError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.subject, self.operation)?;
+        if self.errno != 0 {
+            write!(f, ": {}", std::io::Error::from_raw_os_error(self.errno))?;
+        }
+        if !self.remedy.is_empty() {
+            write!(f, ": {}", self.remedy)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for SystemError {}
+
+/// What is known to help, by errno alone.
+fn default_remedy(errno: i32) -> &'static str {
+    match errno {
+        libc::ENOSPC => "free space on that file system or choose another",
+        libc::EDQUOT => "raise the quota or choose another file system",
+        libc::EMFILE | libc::ENFILE => {
+            "raise the limit of open files with ulimit -n or LimitNOFILE="
+        }
+        libc::EACCES | libc::EPERM => "look at who owns it and what may be opened",
+        libc::ECONNREFUSED => "start the other end first and check address and port",
+        libc::EADDRINUSE => "choose another port or end what listens there",
+        _ => "",
+    }
+}
+
+/// A setting that cannot be honoured.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: found {found}, wanted {wanted}: {remedy}")]
+pub struct ConfigError {
+    /// The setting, as `Config` and the command name it.
+    pub key: &'static str,
+    /// What was found.
+    pub found: String,
+    /// What would do.
+    pub wanted: String,
+    /// What the reader can do.
+    pub remedy: String,
+}
+
+impl Error {
+    /// Whether the other end failed to show who it is.
+    pub fn is_authentication(&self) -> bool {
+        matches!(self, Self::Peer(PeerError::NotAuthenticated { .. }))
+    }
+
+    /// Whether somebody asked for the end.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Cancelled { .. })
+    }
+}
