@@ -1,0 +1,429 @@
+//! The first bytes of a connection, before there are keys.
+//!
+//! The dialler's first message has one length whatever it asks for, so a listener reads exactly
+//! that much from a stranger and no more (W-14).
+
+use zerocopy::little_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{expect_zero, malformed};
+use crate::error::PeerError;
+
+/// Bytes of the dialler's first message.
+pub const DIALLER_HELLO_BYTES: usize = 112;
+/// Bytes of its clear part when it opens a session; the prologue of the Noise handshake.
+pub const OPEN_CLEAR_BYTES: usize = 64;
+/// Bytes of the first Noise message: an X25519 key and a tag.
+pub const NOISE_FIRST_BYTES: usize = 48;
+/// Bytes of the listener's answer to an open: an X25519 key, 32 sealed bytes, a tag.
+pub const OPEN_REPLY_BYTES: usize = 80;
+/// Bytes of the plain text in it.
+pub const REPLY_PLAIN_BYTES: usize = 32;
+/// Bytes of the listener's answer to a join.
+pub const JOIN_REPLY_BYTES: usize = 64;
+/// The version of the protocol.
+pub const VERSION: u8 = 1;
+
+const MAGIC: [u8; 8] = *b"SEALANE\n";
+const KIND_OPEN: u8 = 1;
+const KIND_JOIN: u8 = 2;
+/// The one trust of this version: Noise with a one-time secret. Certificates will be 2.
+const TRUST_SECRET: u8 = 1;
+
+/// Which end of the migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The guest is here before the migration.
+    Source,
+    /// The guest is here after it.
+    Target,
+}
+
+impl Role {
+    /// The other end's role.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Source => Self::Target,
+            Self::Target => Self::Source,
+        }
+    }
+
+    fn code(self) -> u8 {
+        match self {
+            Self::Source => 1,
+            Self::Target => 2,
+        }
+    }
+}
+
+/// What the dialler's first message asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiallerHello {
+    /// A new session: the hello, its bytes as they came, and the first Noise message.
+    Open(OpenHello, [u8; OPEN_CLEAR_BYTES], [u8; NOISE_FIRST_BYTES]),
+    /// A further lane of a session that is open.
+    Join(JoinHello),
+}
+
+impl DiallerHello {
+    /// Parses a first message.
+    ///
+    /// # Errors
+    ///
+    /// [`PeerError::Malformed`] with the field that breaks W-15 or W-17.
+    pub fn parse(bytes: &[u8; DIALLER_HELLO_BYTES]) -> Result<Self, PeerError> {
+        let (clear, noise) = bytes.split_first_chunk::<OPEN_CLEAR_BYTES>().expect("64 of 112");
+        if clear[..8] != MAGIC {
+            let got = u64::from_le_bytes(*clear.first_chunk().expect("8 of 64"));
+            return Err(malformed("hello", "magic", 0, "SEALANE", got));
+        }
+        match clear[8] {
+            KIND_OPEN => {
+                let noise = noise.try_into().expect("48 of 112");
+                Ok(Self::Open(OpenHello::parse(clear)?, *clear, noise))
+            }
+            KIND_JOIN => JoinHello::parse(bytes).map(Self::Join),
+            kind => Err(malformed("hello", "kind", 8, "1 or 2", kind.into())),
+        }
+    }
+}
+
+/// The clear part of an open: everything in it is bound to the session's secret (W-16).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenHello {
+    /// Version of the dialler. Another than ours is refused after authentication, not before.
+    pub version: u8,
+    /// Role of the dialler.
+    pub role: Role,
+    /// Lanes that a source wants, 0 from a target.
+    pub lanes: u16,
+    /// Bytes of a full frame's payload that a source wants, 0 from a target.
+    pub frame_bytes: u32,
+    /// The migration by name; zeros where the secret alone names it.
+    pub migration_id: [u8; 16],
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawOpen {
+    magic: [u8; 8],
+    kind: u8,
+    version: u8,
+    role: u8,
+    trust: u8,
+    features: U32,
+    lanes: U16,
+    zero: U16,
+    frame_bytes: U32,
+    migration_id: [u8; 16],
+    pad: [u8; 24],
+}
+const _: () = assert!(size_of::<RawOpen>() == OPEN_CLEAR_BYTES);
+
+impl OpenHello {
+    /// The bytes on the wire.
+    pub fn encode(&self) -> [u8; OPEN_CLEAR_BYTES] {
+        let raw = RawOpen {
+            magic: MAGIC,
+            kind: KIND_OPEN,
+            version: self.version,
+            role: self.role.code(),
+            trust: TRUST_SECRET,
+            features: 0.into(),
+            lanes: self.lanes.into(),
+            zero: 0.into(),
+            frame_bytes: self.frame_bytes.into(),
+            migration_id: self.migration_id,
+            pad: [0; 24],
+        };
+        zerocopy::transmute!(raw)
+    }
+
+    fn parse(bytes: &[u8; OPEN_CLEAR_BYTES]) -> Result<Self, PeerError> {
+        const WHAT: &str = "open hello";
+        let raw: RawOpen = zerocopy::transmute!(*bytes);
+        let role = match raw.role {
+            1 => Role::Source,
+            2 => Role::Target,
+            got => return Err(malformed(WHAT, "role", 10, "1 or 2", got.into())),
+        };
+        if raw.trust != TRUST_SECRET {
+            return Err(malformed(WHAT, "trust", 11, "1", raw.trust.into()));
+        }
+        expect_zero(WHAT, "features", 12, raw.features.get().into())?;
+        expect_zero(WHAT, "reserved field", 18, raw.zero.get().into())?;
+        if let Some(at) = raw.pad.iter().position(|&byte| byte != 0) {
+            return Err(malformed(WHAT, "padding", 40 + at, "0", raw.pad[at].into()));
+        }
+        Ok(Self {
+            version: raw.version,
+            role,
+            lanes: raw.lanes.get(),
+            frame_bytes: raw.frame_bytes.get(),
+            migration_id: raw.migration_id,
+        })
+    }
+}
+
+/// Why a listener that knows the secret does not open a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Both ends are source, or both target.
+    Role,
+    /// The versions differ.
+    Version,
+    /// The secret carried a migration to its end before.
+    SecretSpent,
+    /// Another session is going on.
+    Busy,
+    /// Lanes or frame size outside what is allowed.
+    Limits,
+    /// The migration has another name here.
+    MigrationId,
+}
+
+const REFUSALS: [(Refusal, u8, &str); 6] = [
+    (Refusal::Role, 1, "it has the same role (both ends are source, or both target)"),
+    (Refusal::Version, 2, "it speaks another version of the protocol: run the same release at both ends"),
+    (Refusal::SecretSpent, 3, "the secret has carried a migration already: make a new one"),
+    (Refusal::Busy, 4, "it is busy with another migration"),
+    (Refusal::Limits, 5, "lanes or frame size are outside what it allows"),
+    (Refusal::MigrationId, 6, "it waits for a migration of another id"),
+];
+
+impl Refusal {
+    /// The reason in words.
+    pub fn text(self) -> &'static str {
+        REFUSALS.iter().find(|(refusal, ..)| *refusal == self).expect("listed").2
+    }
+
+    fn code(self) -> u8 {
+        REFUSALS.iter().find(|(refusal, ..)| *refusal == self).expect("listed").1
+    }
+}
+
+/// The listener's answer to an open: sealed by Noise before it leaves (W-18).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenReply {
+    /// The session is open with these limits: the source's.
+    Accepted {
+        /// Lanes, 1 to 64.
+        lanes: u16,
+        /// Bytes of a full frame's payload.
+        frame_bytes: u32,
+    },
+    /// It is not.
+    Refused(Refusal),
+}
+
+impl OpenReply {
+    /// The plain bytes.
+    pub fn encode(&self) -> [u8; REPLY_PLAIN_BYTES] {
+        let mut out = [0; REPLY_PLAIN_BYTES];
+        match *self {
+            Self::Accepted { lanes, frame_bytes } => {
+                out[4..6].copy_from_slice(&lanes.to_le_bytes());
+                out[8..12].copy_from_slice(&frame_bytes.to_le_bytes());
+            }
+            Self::Refused(refusal) => out[0] = refusal.code(),
+        }
+        out
+    }
+
+    /// Parses the plain bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`PeerError::Malformed`] with the field that breaks W-18.
+    pub fn parse(bytes: &[u8; REPLY_PLAIN_BYTES]) -> Result<Self, PeerError> {
+        const WHAT: &str = "open reply";
+        let reply = match bytes[0] {
+            0 => Self::Accepted {
+                lanes: u16::from_le_bytes([bytes[4], bytes[5]]),
+                frame_bytes: u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]),
+            },
+            code => match REFUSALS.iter().find(|(_, c, _)| *c == code) {
+                Some(&(refusal, ..)) => Self::Refused(refusal),
+                None => return Err(malformed(WHAT, "status", 0, "0 to 6", code.into())),
+            },
+        };
+        if let Some(at) = reply.encode().iter().zip(bytes).position(|(x, y)| x != y) {
+            return Err(malformed(WHAT, "reserved field", at, "0", bytes[at].into()));
+        }
+        Ok(reply)
+    }
+}
+
+/// A request to join a further lane to an open session (W-17).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JoinHello {
+    /// The lane, from 1.
+    pub lane: u16,
+    /// How often the lane was joined before.
+    pub generation: u32,
+    /// The session.
+    pub session_id: [u8; 16],
+    /// The dialler's nonce.
+    pub nonce: [u8; 32],
+    /// HMAC-SHA256 over the bytes before it, under the session's join key.
+    pub mac: [u8; 32],
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawJoin {
+    magic: [u8; 8],
+    kind: u8,
+    version: u8,
+    lane: U16,
+    generation: U32,
+    session_id: [u8; 16],
+    nonce: [u8; 32],
+    mac: [u8; 32],
+    pad: [u8; 16],
+}
+const _: () = assert!(size_of::<RawJoin>() == DIALLER_HELLO_BYTES);
+
+impl JoinHello {
+    /// The bytes on the wire.
+    pub fn encode(&self) -> [u8; DIALLER_HELLO_BYTES] {
+        let raw = RawJoin {
+            magic: MAGIC,
+            kind: KIND_JOIN,
+            version: VERSION,
+            lane: self.lane.into(),
+            generation: self.generation.into(),
+            session_id: self.session_id,
+            nonce: self.nonce,
+            mac: self.mac,
+            pad: [0; 16],
+        };
+        zerocopy::transmute!(raw)
+    }
+
+    /// The bytes that the mac covers: all before it.
+    pub fn signed_bytes(&self) -> [u8; 64] {
+        *self.encode().first_chunk().expect("64 of 112")
+    }
+
+    fn parse(bytes: &[u8; DIALLER_HELLO_BYTES]) -> Result<Self, PeerError> {
+        let raw: RawJoin = zerocopy::transmute!(*bytes);
+        let join = Self {
+            lane: raw.lane.get(),
+            generation: raw.generation.get(),
+            session_id: raw.session_id,
+            nonce: raw.nonce,
+            mac: raw.mac,
+        };
+        if let Some(at) = join.encode().iter().zip(bytes).position(|(x, y)| x != y) {
+            let got = bytes[at].into();
+            return Err(malformed("join hello", "version or padding", at, "this version's", got));
+        }
+        Ok(join)
+    }
+}
+
+/// The listener's answer to a join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JoinReply {
+    /// The listener's nonce for this join.
+    pub nonce: [u8; 32],
+    /// HMAC-SHA256 over the request and this nonce, under the session's join key.
+    pub mac: [u8; 32],
+}
+
+impl JoinReply {
+    /// The bytes on the wire.
+    pub fn encode(&self) -> [u8; JOIN_REPLY_BYTES] {
+        let mut out = [0; JOIN_REPLY_BYTES];
+        out[..32].copy_from_slice(&self.nonce);
+        out[32..].copy_from_slice(&self.mac);
+        out
+    }
+
+    /// Splits the bytes; every value is well formed.
+    pub fn parse(bytes: &[u8; JOIN_REPLY_BYTES]) -> Self {
+        let (nonce, mac) = bytes.split_first_chunk::<32>().expect("32 of 64");
+        Self { nonce: *nonce, mac: mac.try_into().expect("32 of 64") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open() -> OpenHello {
+        OpenHello {
+            version: 1,
+            role: Role::Source,
+            lanes: 8,
+            frame_bytes: 256 << 10,
+            migration_id: [7; 16],
+        }
+    }
+
+    #[test]
+    fn golden_open_and_every_flipped_bit() {
+        // W-15
+        let clear = open().encode();
+        let mut golden = b"SEALANE\n\x01\x01\x01\x01\0\0\0\0\x08\0\0\0\0\0\x04\0".to_vec();
+        golden.extend([7; 16]);
+        golden.extend([0; 24]);
+        assert_eq!(clear[..], golden[..]);
+        let mut message = [9; DIALLER_HELLO_BYTES];
+        message[..64].copy_from_slice(&clear);
+        let parsed = DiallerHello::parse(&message).unwrap();
+        assert_eq!(parsed, DiallerHello::Open(open(), clear, [9; 48]));
+        for bit in 0..64 * 8 {
+            let mut bad = message;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            match DiallerHello::parse(&bad) {
+                // What still parses shows the change, and Noise binds it (W-16).
+                Ok(DiallerHello::Open(hello, ..)) => assert_ne!(hello, open(), "bit {bit}"),
+                Ok(DiallerHello::Join(_)) => panic!("bit {bit} made it a join"),
+                Err(_) => {}
+            }
+        }
+    }
+
+    #[test]
+    fn join_survives_and_its_padding_is_checked() {
+        // W-17
+        let join = JoinHello {
+            lane: 3,
+            generation: 0,
+            session_id: [1; 16],
+            nonce: [2; 32],
+            mac: [3; 32],
+        };
+        let bytes = join.encode();
+        assert_eq!(DiallerHello::parse(&bytes).unwrap(), DiallerHello::Join(join));
+        assert_eq!(bytes[32..64], [2; 32]);
+        for at in [0, 8, 9, 96, 111] {
+            let mut bad = bytes;
+            bad[at] ^= 4;
+            assert!(DiallerHello::parse(&bad).is_err(), "{at}");
+        }
+        let reply = JoinReply { nonce: [4; 32], mac: [5; 32] };
+        assert_eq!(JoinReply::parse(&reply.encode()), reply);
+    }
+
+    #[test]
+    fn replies_survive_and_stray_bytes_are_refused() {
+        // W-18
+        let mut replies = vec![OpenReply::Accepted { lanes: 2, frame_bytes: 65536 }];
+        replies.extend(REFUSALS.map(|(refusal, ..)| OpenReply::Refused(refusal)));
+        for reply in replies {
+            let bytes = reply.encode();
+            assert_eq!(OpenReply::parse(&bytes).unwrap(), reply);
+            for at in [1, 6, 12, 31] {
+                let mut bad = bytes;
+                bad[at] ^= 1;
+                assert!(OpenReply::parse(&bad).is_err(), "{reply:?} {at}");
+            }
+        }
+        let mut unknown = [0; REPLY_PLAIN_BYTES];
+        unknown[0] = 7;
+        OpenReply::parse(&unknown).unwrap_err();
+    }
+}
