@@ -1,0 +1,103 @@
+//! AES-256-GCM by three providers behind one trait.
+
+mod aws_lc;
+#[cfg(feature = "danger-null-seal")]
+mod null;
+mod ring;
+mod rustcrypto;
+
+use super::CpuFeatures;
+use crate::config::ProviderChoice;
+use crate::error::{ConfigError, Error, Result};
+
+/// One AES-256-GCM key. The caller sees to it that no nonce comes twice.
+pub trait AeadKey: Send {
+    /// Encrypts `data` in place and returns the tag.
+    fn seal(&self, nonce: [u8; 12], aad: &[u8], data: &mut [u8]) -> [u8; 16];
+
+    /// Verifies `data_and_tag` and decrypts the data in place. After an error the data is spoilt.
+    ///
+    /// # Errors
+    ///
+    /// [`TagMismatch`] where key, nonce, associated data or any byte differs.
+    fn open(
+        &self,
+        nonce: [u8; 12],
+        aad: &[u8],
+        data_and_tag: &mut [u8],
+    ) -> Result<(), TagMismatch>;
+}
+
+/// A tag did not verify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TagMismatch;
+
+/// An implementation of AES-256-GCM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provider {
+    /// aws-lc-rs.
+    AwsLc,
+    /// ring.
+    Ring,
+    /// RustCrypto's aes-gcm.
+    RustCrypto,
+    /// Nothing at all.
+    #[cfg(feature = "danger-null-seal")]
+    DangerNull,
+}
+
+impl Provider {
+    /// The provider for this choice on this CPU.
+    ///
+    /// aws-lc has kernels for AVX-512 and not for VAES on AVX2, ring the other way round; without
+    /// VAES they are alike.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] where the CPU has no AES instructions and `RustCrypto` was not named.
+    pub fn resolve(choice: ProviderChoice, cpu: &CpuFeatures) -> Result<Self> {
+        let provider = match choice {
+            ProviderChoice::RustCrypto => return Ok(Self::RustCrypto),
+            #[cfg(feature = "danger-null-seal")]
+            ProviderChoice::DangerNull => return Ok(Self::DangerNull),
+            ProviderChoice::AwsLc => Self::AwsLc,
+            ProviderChoice::Ring => Self::Ring,
+            ProviderChoice::Auto if cpu.avx512 => Self::AwsLc,
+            ProviderChoice::Auto if cfg!(target_arch = "aarch64") => Self::AwsLc,
+            ProviderChoice::Auto => Self::Ring,
+        };
+        if cpu.aes {
+            return Ok(provider);
+        }
+        Err(Error::Config(ConfigError {
+            key: "provider",
+            found: "a CPU without AES instructions".to_owned(),
+            wanted: "AES and carry-less multiplication".to_owned(),
+            remedy: "pass the CPU's features through to this machine, or name provider = \
+                     aes-gcm and accept a tenth of the speed"
+                .to_owned(),
+        }))
+    }
+
+    /// Its name in settings and statistics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AwsLc => "aws-lc-rs",
+            Self::Ring => "ring",
+            Self::RustCrypto => "aes-gcm",
+            #[cfg(feature = "danger-null-seal")]
+            Self::DangerNull => "danger-null",
+        }
+    }
+
+    /// A key of this provider.
+    pub fn key(self, key: &[u8; 32]) -> Box<dyn AeadKey> {
+        match self {
+            Self::AwsLc => Box::new(aws_lc::Key::new(key)),
+            Self::Ring => Box::new(ring::Key::new(key)),
+            Self::RustCrypto => Box::new(rustcrypto::Key::new(key)),
+            #[cfg(feature = "danger-null-seal")]
+            Self::DangerNull => Box::new(null::Key),
+        }
+    }
+}
