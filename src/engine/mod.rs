@@ -1,1 +1,160 @@
-//! engine
+//! Moving bytes: one engine serves one direction of one lane, from one thread.
+//!
+//! An engine is made by the thread that uses it (io_uring's SINGLE_ISSUER holds it to that). A
+//! slot handed to it belongs to the kernel until it comes back in a [`Done`], or, for sends, goes
+//! back to its pool by itself. The error of one operation comes out of [`Engine::complete`] and
+//! leaves the others alone. Whoever shuts the socket down wakes an engine that waits for it.
+
+mod probe;
+mod syscalls;
+mod uring;
+
+use std::ops::Range;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::buffer::{Pool, Slot};
+use crate::config::{EngineChoice, ZeroCopy};
+use crate::error::{Error, Result, SystemError};
+
+pub use probe::{MemoryLock, Operation, Probe, lane_locked_bytes};
+
+/// What an engine is made of.
+pub struct EngineSetup<'a> {
+    /// Which engine.
+    pub choice: EngineChoice,
+    /// Zero-copy send.
+    pub zero_copy: ZeroCopy,
+    /// A kernel thread that polls the ring.
+    pub sqpoll: bool,
+    /// The slots it will see: they are registered.
+    pub pool: &'a Pool,
+    /// The lane's socket.
+    pub socket: Arc<OwnedFd>,
+    /// The lane's number, for messages.
+    pub lane: u16,
+}
+
+/// A file known to an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId(u32);
+
+/// A piece of a file and its place in a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Where in the file.
+    pub file_offset: u64,
+    /// Where in the slot.
+    pub slot_offset: usize,
+    /// How much.
+    pub bytes: usize,
+}
+
+/// An operation that ended well.
+#[derive(Debug)]
+pub enum Done {
+    /// The kernel took all bytes of the send; the next may follow.
+    Sent {
+        /// Bytes of it.
+        bytes: usize,
+    },
+    /// The range is filled, or the stream ended before.
+    Received {
+        /// The slot.
+        slot: Slot,
+        /// Bytes that came; fewer than asked for only at the end of the stream.
+        bytes: usize,
+    },
+    /// All extents were read.
+    Read {
+        /// The slot.
+        slot: Slot,
+        /// The caller's.
+        token: u64,
+    },
+    /// All extents were written.
+    Written {
+        /// The slot.
+        slot: Slot,
+        /// The caller's.
+        token: u64,
+    },
+}
+
+/// What an engine did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineStatistics {
+    /// System calls that moved or waited for bytes.
+    pub system_calls: u64,
+    /// Sends of which the kernel reports that it did not copy them.
+    pub zero_copy_kept: u64,
+    /// Zero-copy sends that it copied after all.
+    pub zero_copy_copied: u64,
+}
+
+/// One way to move bytes.
+pub trait Engine: Send {
+    /// Makes a file known. `subject` names it in errors.
+    fn register_file(&mut self, file: Arc<OwnedFd>, subject: &str) -> Result<FileId>;
+
+    /// Sends a range of a slot whole, without SIGPIPE. One at a time: see [`Self::can_send`].
+    fn send(&mut self, slot: Slot, range: Range<usize>) -> Result<()>;
+
+    /// Whether the last send was taken.
+    fn can_send(&self) -> bool;
+
+    /// Receives until the range is full or the stream ends. One at a time.
+    fn recv(&mut self, slot: Slot, range: Range<usize>) -> Result<()>;
+
+    /// Reads extents of a file into a slot; a file that ends before is an error.
+    fn read(&mut self, slot: Slot, file: FileId, extents: &[Extent], token: u64) -> Result<()>;
+
+    /// Writes extents of a slot to a file.
+    fn write(&mut self, slot: Slot, file: FileId, extents: &[Extent], token: u64) -> Result<()>;
+
+    /// Waits for an operation to end; none where the deadline passes first or nothing is under
+    /// way. `deadline` none waits as long as it takes; one in the past does not wait.
+    fn complete(&mut self, deadline: Option<Instant>) -> Result<Option<Done>>;
+
+    /// What it did.
+    fn statistics(&self) -> EngineStatistics;
+}
+
+/// Makes an engine for this thread.
+///
+/// # Errors
+///
+/// [`Error::System`] where the kernel refuses, with what it would take.
+pub fn open(setup: &EngineSetup<'_>) -> Result<Box<dyn Engine>> {
+    Ok(match setup.choice {
+        EngineChoice::Uring => Box::new(uring::Uring::new(setup)?),
+        EngineChoice::Syscalls => Box::new(syscalls::Syscalls::new(setup)),
+    })
+}
+
+/// Ends both directions of a socket: whoever waits for it wakes.
+pub fn shutdown(socket: &OwnedFd) {
+    // SAFETY: shutdown on a descriptor that `socket` keeps open. An error says that it is not
+    // connected any more, which is what was wanted.
+    unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) };
+}
+
+fn socket_error(operation: &'static str, lane: u16, errno: i32) -> Error {
+    SystemError::from_errno(operation, format!("lane {lane}"), errno).into()
+}
+
+fn file_error(write: bool, subject: &str, errno: i32) -> Error {
+    SystemError::from_errno(if write { "write" } else { "read" }, subject, errno).into()
+}
+
+/// A read that met the end of its file, or a write that made no progress.
+fn no_progress(write: bool, subject: &str, extent: Extent) -> Error {
+    let operation = if write { "write" } else { "read" };
+    SystemError::from_errno(operation, format!("{subject}: nothing at byte {}", extent.file_offset), 0)
+        .remedy("the file shrank meanwhile: leave it alone until the migration has ended")
+        .into()
+}
+
+#[cfg(test)]
+mod tests;

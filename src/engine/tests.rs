@@ -1,0 +1,234 @@
+//! Both engines do the same.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use super::*;
+use crate::buffer::HEAD_BYTES;
+
+const BOTH: [EngineChoice; 2] = [EngineChoice::Uring, EngineChoice::Syscalls];
+const PAYLOAD: usize = 256 << 10;
+
+fn sockets() -> (Arc<OwnedFd>, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (theirs, _) = listener.accept().unwrap();
+    (Arc::new(ours.into()), theirs)
+}
+
+fn engine(choice: EngineChoice, pool: &Pool, socket: &Arc<OwnedFd>) -> Box<dyn Engine> {
+    with_zero_copy(choice, pool, socket, ZeroCopy::Auto)
+}
+
+fn with_zero_copy(
+    choice: EngineChoice,
+    pool: &Pool,
+    socket: &Arc<OwnedFd>,
+    zero_copy: ZeroCopy,
+) -> Box<dyn Engine> {
+    let socket = Arc::clone(socket);
+    open(&EngineSetup { choice, zero_copy, sqpoll: false, pool, socket, lane: 5 }).unwrap()
+}
+
+fn soon() -> Option<Instant> {
+    Some(Instant::now() + Duration::from_secs(10))
+}
+
+fn memfd(bytes: usize) -> File {
+    let file = File::from(
+        nix::sys::memfd::memfd_create(c"t", nix::sys::memfd::MFdFlags::empty()).unwrap(),
+    );
+    let content: Vec<u8> = (0..bytes).map(|n| (n / 7) as u8).collect();
+    file.write_all_at(&content, 0).unwrap();
+    file
+}
+
+#[test]
+fn what_is_sent_arrives_whole_and_in_order() {
+    for choice in BOTH {
+        let (socket, mut peer) = sockets();
+        let pool = Pool::new(3, PAYLOAD).unwrap();
+        let mut engine = engine(choice, &pool, &socket);
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            // Slowly at first, so that sends come back short or wait.
+            std::thread::sleep(Duration::from_millis(50));
+            peer.read_to_end(&mut all).unwrap();
+            all
+        });
+        let mut expected = Vec::new();
+        for n in 0..60u8 {
+            let mut slot = loop {
+                if let Some(slot) = pool.take() {
+                    break slot;
+                }
+                engine.complete(soon()).unwrap();
+            };
+            while !engine.can_send() {
+                engine.complete(soon()).unwrap();
+            }
+            let range = HEAD_BYTES - usize::from(n)..HEAD_BYTES + PAYLOAD;
+            slot.bytes_mut()[range.clone()].fill(n);
+            expected.extend_from_slice(&slot.bytes()[range.clone()]);
+            engine.send(slot, range).unwrap();
+        }
+        while !engine.can_send() {
+            engine.complete(soon()).unwrap();
+        }
+        shutdown(&socket);
+        drop(engine);
+        assert!(reader.join().unwrap() == expected, "{choice:?}");
+        assert_eq!(std::iter::from_fn(|| pool.take()).count(), 3, "every slot came back");
+    }
+}
+
+#[test]
+fn receives_fill_their_range_or_end_short() {
+    for choice in BOTH {
+        let (socket, mut peer) = sockets();
+        let pool = Pool::new(1, PAYLOAD).unwrap();
+        let mut engine = engine(choice, &pool, &socket);
+        let writer = std::thread::spawn(move || {
+            for part in [&[1u8; 1000][..], &[2; 100_000], &[3; 24]] {
+                peer.write_all(part).unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        engine.recv(pool.take().unwrap(), 0..101_000).unwrap();
+        let Some(Done::Received { slot, bytes }) = engine.complete(soon()).unwrap() else { panic!() };
+        assert_eq!((bytes, slot.bytes()[999], slot.bytes()[1000]), (101_000, 1, 2));
+        engine.recv(slot, 50..100).unwrap();
+        let Some(Done::Received { slot, bytes }) = engine.complete(soon()).unwrap() else { panic!() };
+        assert_eq!((bytes, slot.bytes()[73]), (24, 3));
+        writer.join().unwrap();
+    }
+}
+
+#[test]
+fn files_are_read_and_written() {
+    for choice in BOTH {
+        let (socket, _peer) = sockets();
+        let pool = Pool::new(2, PAYLOAD).unwrap();
+        let mut engine = engine(choice, &pool, &socket);
+        let from = memfd(3 * PAYLOAD);
+        let into = memfd(0);
+        let source = engine.register_file(Arc::new(from.try_clone().unwrap().into()), "from").unwrap();
+        let target = engine.register_file(Arc::new(into.try_clone().unwrap().into()), "into").unwrap();
+        let extents = [
+            Extent { file_offset: 4096, slot_offset: HEAD_BYTES, bytes: 8192 },
+            Extent { file_offset: 400_000, slot_offset: HEAD_BYTES + 8192, bytes: PAYLOAD - 8192 },
+        ];
+        engine.read(pool.take().unwrap(), source, &extents, 7).unwrap();
+        let Some(Done::Read { slot, token: 7 }) = engine.complete(soon()).unwrap() else { panic!() };
+        engine.write(slot, target, &extents, 8).unwrap();
+        let Some(Done::Written { token: 8, .. }) = engine.complete(soon()).unwrap() else { panic!() };
+        for extent in extents {
+            let (mut one, mut two) = (vec![0; extent.bytes], vec![1; extent.bytes]);
+            from.read_exact_at(&mut one, extent.file_offset).unwrap();
+            into.read_exact_at(&mut two, extent.file_offset).unwrap();
+            assert!(one == two);
+        }
+    }
+}
+
+#[test]
+fn a_file_that_ends_early_and_one_that_takes_no_more_are_errors_with_their_name() {
+    for choice in BOTH {
+        let (socket, _peer) = sockets();
+        let pool = Pool::new(1, PAYLOAD).unwrap();
+        let mut engine = engine(choice, &pool, &socket);
+        let short = engine.register_file(Arc::new(memfd(5000).into()), "short").unwrap();
+        let extent = Extent { file_offset: 0, slot_offset: HEAD_BYTES, bytes: 8192 };
+        engine.read(pool.take().unwrap(), short, &[extent], 1).unwrap();
+        let error = engine.complete(soon()).unwrap_err().to_string();
+        assert!(error.contains("short") && error.contains("byte 5000"), "{error}");
+
+        let sealed = memfd(4096);
+        use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+        let sealed_fd = nix::sys::memfd::memfd_create(
+            c"sealed",
+            nix::sys::memfd::MFdFlags::MFD_ALLOW_SEALING,
+        )
+        .unwrap();
+        fcntl(&sealed_fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW)).unwrap();
+        drop(sealed);
+        let full = engine.register_file(Arc::new(sealed_fd), "full").unwrap();
+        engine.write(pool.take().expect("the slot came back"), full, &[extent], 1).unwrap();
+        let error = engine.complete(soon()).unwrap_err().to_string();
+        assert!(error.contains("full: write"), "{error}");
+        assert!(pool.take().is_some());
+    }
+}
+
+#[test]
+fn deadlines_and_shutdown_end_a_wait() {
+    for choice in BOTH {
+        let (socket, _peer) = sockets();
+        let pool = Pool::new(1, 4096).unwrap();
+        let mut engine = engine(choice, &pool, &socket);
+        assert!(engine.complete(None).unwrap().is_none(), "nothing is under way");
+        engine.recv(pool.take().unwrap(), 0..8).unwrap();
+        let deadline = Instant::now() + Duration::from_millis(20);
+        assert!(engine.complete(Some(deadline)).unwrap().is_none());
+        assert!(Instant::now() >= deadline);
+        let other = Arc::clone(&socket);
+        let thread = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            shutdown(&other);
+        });
+        let done = engine.complete(soon()).unwrap();
+        assert!(matches!(done, Some(Done::Received { bytes: 0, .. })), "{done:?}");
+        thread.join().unwrap();
+    }
+}
+
+#[test]
+fn dropping_with_operations_under_way_gives_every_slot_back() {
+    for choice in BOTH {
+        for round in 0..30 {
+            let (socket, peer) = sockets();
+            let pool = Pool::new(3, PAYLOAD).unwrap();
+            let mut engine = engine(choice, &pool, &socket);
+            let file = engine.register_file(Arc::new(memfd(PAYLOAD).into()), "f").unwrap();
+            engine.recv(pool.take().unwrap(), 0..8).unwrap();
+            engine.send(pool.take().unwrap(), 0..PAYLOAD).unwrap();
+            let whole = Extent { file_offset: 0, slot_offset: HEAD_BYTES, bytes: PAYLOAD };
+            engine.read(pool.take().unwrap(), file, &[whole], 0).unwrap();
+            for _ in 0..round % 3 {
+                engine.complete(Some(Instant::now())).unwrap();
+            }
+            if round % 2 == 0 {
+                drop(peer);
+            }
+            drop(engine);
+            assert_eq!(std::iter::from_fn(|| pool.take()).count(), 3, "{choice:?} {round}");
+        }
+    }
+}
+
+#[test]
+fn zero_copy_required_is_an_error_where_the_kernel_copies() {
+    let (socket, mut peer) = sockets();
+    let pool = Pool::new(2, PAYLOAD).unwrap();
+    let mut engine = with_zero_copy(EngineChoice::Uring, &pool, &socket, ZeroCopy::Require);
+    let reader = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        let _ = peer.read_to_end(&mut all);
+    });
+    engine.send(pool.take().unwrap(), 0..PAYLOAD).unwrap();
+    let error = loop {
+        match engine.complete(soon()) {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("loopback copies and says so"),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(error.contains("loopback") && error.contains("zero_copy = auto"), "{error}");
+    assert_eq!(engine.statistics().zero_copy_copied, 1);
+    drop(engine);
+    shutdown(&socket);
+    reader.join().unwrap();
+}

@@ -1,0 +1,548 @@
+//! The io_uring engine (io_uring(7), Linux 6.1 or newer; what is there is probed, not assumed).
+//!
+//! # Who owns a slot
+//!
+//! A slot that an operation uses sits in `operations` until the kernel's last completion for it:
+//! for SEND_ZC that is the notification (`IORING_CQE_F_NOTIF`), which comes after an error too.
+//! `Drop` cancels everything and waits for those completions; a slot whose completion does not
+//! come is never given back (leaked), because the kernel may still use it.
+
+mod setup;
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use io_uring::types::{CancelBuilder, Fixed, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use super::{
+    Done, Engine, EngineSetup, EngineStatistics, Extent, FileId, file_error, no_progress,
+    socket_error,
+};
+use crate::buffer::Slot;
+use crate::config::ZeroCopy;
+use crate::error::{ConfigError, Error, Result, SystemError};
+
+pub(super) use setup::{OPERATIONS, RING_ENTRIES, ring};
+
+/// A file operation is cut into pieces, so that the disk sees several at once.
+const PIECE_BYTES: usize = 64 << 10;
+/// Pieces with the kernel at a time; with a send and a receive they fit the ring.
+const PIECES_MAX: usize = 32;
+/// Sends shorter than this are copied anyway.
+const ZERO_COPY_BYTES_MIN: usize = 16 << 10;
+/// How long `Drop` waits for completions.
+const DRAIN: Duration = Duration::from_secs(2);
+const MSG_FLAGS: i32 = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+/// io_uring_enter(2)
+const ENTER_GETEVENTS: u32 = 1;
+
+pub(super) struct Uring {
+    ring: IoUring,
+    /// The ring has the socket as file 0; this keeps its number from being used again.
+    _socket: Arc<OwnedFd>,
+    lane: u16,
+    files: Vec<(Arc<OwnedFd>, String)>,
+    operations: Vec<Option<Operation>>,
+    groups: Vec<Option<Group>>,
+    waiting: VecDeque<usize>,
+    in_kernel: usize,
+    pieces_in_kernel: usize,
+    sending: bool,
+    receiving: bool,
+    zero_copy: ZeroCopySend,
+    done: VecDeque<Result<Done>>,
+    statistics: EngineStatistics,
+}
+
+/// Whether sends try to go without a copy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ZeroCopySend {
+    Off,
+    /// Until the kernel says that it copied.
+    Trying,
+    Required,
+}
+
+/// What the kernel has, by `user_data`.
+enum Operation {
+    Send(Transfer),
+    /// Its bytes may be taken while its slot is still in use.
+    SendZeroCopy { transfer: Transfer, slot_only: bool },
+    Recv(Transfer),
+    Piece { group: usize, extent: Extent },
+}
+
+struct Transfer {
+    slot: Slot,
+    range: Range<usize>,
+    bytes: usize,
+}
+
+/// The pieces of one read or write.
+struct Group {
+    slot: Slot,
+    file: FileId,
+    write: bool,
+    token: u64,
+    left: usize,
+    error: Option<Error>,
+}
+
+impl Uring {
+    pub(super) fn new(setup: &EngineSetup<'_>) -> Result<Self> {
+        let ring = setup::for_lane(setup)?;
+        let zero_copy = match setup.zero_copy {
+            ZeroCopy::Off => ZeroCopySend::Off,
+            ZeroCopy::Auto => ZeroCopySend::Trying,
+            ZeroCopy::Require => ZeroCopySend::Required,
+        };
+        Ok(Self {
+            ring,
+            _socket: Arc::clone(&setup.socket),
+            lane: setup.lane,
+            files: Vec::new(),
+            operations: Vec::new(),
+            groups: Vec::new(),
+            waiting: VecDeque::new(),
+            in_kernel: 0,
+            pieces_in_kernel: 0,
+            sending: false,
+            receiving: false,
+            zero_copy,
+            done: VecDeque::new(),
+            statistics: EngineStatistics::default(),
+        })
+    }
+
+    /// Stores an operation and gives it to the kernel.
+    fn start(&mut self, operation: Operation) -> Result<()> {
+        let index = insert(&mut self.operations, operation);
+        self.push(index)
+    }
+
+    /// Gives the operation at `index` to the kernel, again after a short count.
+    fn push(&mut self, index: usize) -> Result<()> {
+        let entry = self.entry(index).user_data(index as u64);
+        loop {
+            // SAFETY: the buffer is a part of a slot that `operations` or `groups` keeps until
+            // the completion (see the head of this file); files are registered.
+            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+                self.in_kernel += 1;
+                return Ok(());
+            }
+            self.enter(0, None)?;
+        }
+    }
+
+    fn entry(&self, index: usize) -> squeue::Entry {
+        const SOCKET: Fixed = Fixed(0);
+        let at = |transfer: &Transfer| {
+            let part = &transfer.slot.bytes()[transfer.range.clone()];
+            (part.as_ptr().cast_mut(), part.len() as u32, transfer.slot.index() as u16)
+        };
+        match self.operations[index].as_ref().expect("stored before it is pushed") {
+            Operation::Send(transfer) => {
+                let (address, bytes, _) = at(transfer);
+                opcode::Send::new(SOCKET, address, bytes).flags(MSG_FLAGS).build()
+            }
+            Operation::SendZeroCopy { transfer, .. } => {
+                let (address, bytes, buffer) = at(transfer);
+                opcode::SendZc::new(SOCKET, address, bytes)
+                    .buf_index(Some(buffer))
+                    .flags(MSG_FLAGS)
+                    .zc_flags(setup::SEND_ZC_REPORT_USAGE)
+                    .build()
+            }
+            Operation::Recv(transfer) => {
+                let (address, bytes, _) = at(transfer);
+                opcode::Recv::new(SOCKET, address, bytes).flags(libc::MSG_WAITALL).build()
+            }
+            Operation::Piece { group, extent } => {
+                let group = self.groups[*group].as_ref().expect("it lives as long as its pieces");
+                let part = &group.slot.bytes()[extent.slot_offset..][..extent.bytes];
+                let (address, bytes) = (part.as_ptr().cast_mut(), part.len() as u32);
+                let (file, buffer) = (Fixed(group.file.0 + 1), group.slot.index() as u16);
+                if group.write {
+                    opcode::WriteFixed::new(file, address, bytes, buffer)
+                        .offset(extent.file_offset)
+                        .build()
+                } else {
+                    opcode::ReadFixed::new(file, address, bytes, buffer)
+                        .offset(extent.file_offset)
+                        .build()
+                }
+            }
+        }
+    }
+
+    fn start_group(
+        &mut self,
+        write: bool,
+        slot: Slot,
+        file: FileId,
+        extents: &[Extent],
+        token: u64,
+    ) -> Result<()> {
+        let group = Group { slot, file, write, token, left: 0, error: None };
+        let group = insert(&mut self.groups, group);
+        let mut pieces = 0;
+        for extent in extents {
+            let mut left = *extent;
+            while left.bytes > 0 {
+                let piece = Extent { bytes: left.bytes.min(PIECE_BYTES), ..left };
+                left = after(left, piece.bytes);
+                let operation = Operation::Piece { group, extent: piece };
+                self.waiting.push_back(insert(&mut self.operations, operation));
+                pieces += 1;
+            }
+        }
+        self.groups[group].as_mut().expect("just stored").left = pieces;
+        if pieces == 0 {
+            self.end_group(group);
+        }
+        self.feed()?;
+        self.enter(0, None)
+    }
+
+    /// Gives waiting pieces to the kernel, as many as it may have.
+    fn feed(&mut self) -> Result<()> {
+        while self.pieces_in_kernel < PIECES_MAX {
+            let Some(index) = self.waiting.pop_front() else { break };
+            self.push(index)?;
+            self.pieces_in_kernel += 1;
+        }
+        Ok(())
+    }
+
+    /// Submits, runs the kernel's deferred work, and waits for `wanted` completions.
+    fn enter(&mut self, wanted: usize, timeout: Option<Duration>) -> Result<()> {
+        self.statistics.system_calls += 1;
+        let timespec = timeout.map(Timespec::from);
+        let result = match (wanted, &timespec) {
+            (1.., Some(timespec)) => {
+                let args = SubmitArgs::new().timespec(timespec);
+                self.ring.submitter().submit_with_args(wanted, &args)
+            }
+            (1.., None) => self.ring.submitter().submit_and_wait(wanted),
+            (0, _) => {
+                let queued = self.ring.submission().len() as u32;
+                // SAFETY: no argument is a pointer; GETEVENTS runs what DEFER_TASKRUN deferred.
+                unsafe {
+                    self.ring.submitter().enter::<libc::sigset_t>(queued, 0, ENTER_GETEVENTS, None)
+                }
+            }
+        };
+        let error = match result {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        match error.raw_os_error() {
+            // The time is over; a signal; completions to reap first: the caller looks again.
+            Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+            _ => Err(SystemError::from_io("io_uring_enter", format!("lane {}", self.lane), &error)
+                .into()),
+        }
+    }
+
+    fn reap(&mut self) -> Result<()> {
+        loop {
+            let Some(completion) = self.ring.completion().next() else { return Ok(()) };
+            let index = completion.user_data() as usize;
+            let (result, flags) = (completion.result(), completion.flags());
+            if cqueue::notif(flags) {
+                self.notified(index, result);
+            } else if cqueue::more(flags) {
+                self.zero_copy_taken(index, result)?;
+            } else {
+                self.in_kernel -= 1;
+                self.ended(index, result)?;
+            }
+        }
+    }
+
+    /// The bytes of a zero-copy send were taken, or not; its notification will follow.
+    fn zero_copy_taken(&mut self, index: usize, result: i32) -> Result<()> {
+        let Some(Operation::SendZeroCopy { transfer, slot_only }) = &mut self.operations[index]
+        else {
+            return Ok(());
+        };
+        *slot_only = true;
+        let bytes = transfer.bytes;
+        match usize::try_from(result) {
+            Ok(sent) if sent == transfer.range.len() => {
+                self.sending = false;
+                self.done.push_back(Ok(Done::Sent { bytes }));
+            }
+            // A short count comes before a signal or an error; the next send will show which. The
+            // rest waits for the notification, when the slot is ours again.
+            Ok(sent) => transfer.range.start += sent,
+            Err(_) => {
+                self.sending = false;
+                self.done.push_back(Err(socket_error("send", self.lane, -result)));
+                transfer.range.start = transfer.range.end;
+            }
+        }
+        if let Some(Operation::SendZeroCopy { transfer, .. }) = &mut self.operations[index]
+            && !self.sending
+        {
+            transfer.range.start = transfer.range.end;
+        }
+        Ok(())
+    }
+
+    /// The kernel is done with the slot of a zero-copy send.
+    fn notified(&mut self, index: usize, result: i32) {
+        self.in_kernel -= 1;
+        let Some(Operation::SendZeroCopy { transfer, .. }) = self.operations[index].take() else {
+            return;
+        };
+        if result as u32 & setup::NOTIF_USAGE_ZC_COPIED == 0 {
+            self.statistics.zero_copy_kept += 1;
+        } else {
+            self.statistics.zero_copy_copied += 1;
+            match self.zero_copy {
+                ZeroCopySend::Required => self.done.push_back(Err(not_zero_copy(self.lane))),
+                _ => self.zero_copy = ZeroCopySend::Off,
+            }
+        }
+        if !transfer.range.is_empty() {
+            let rest = self.start(Operation::Send(transfer));
+            self.done.extend(rest.err().map(Err));
+        }
+    }
+
+    fn ended(&mut self, index: usize, result: i32) -> Result<()> {
+        match self.operations[index].take().expect("completed once") {
+            Operation::Send(transfer) => self.sent(transfer, result),
+            // Without F_MORE no notification follows: refused before it began.
+            Operation::SendZeroCopy { transfer, .. } => self.sent(transfer, result),
+            Operation::Recv(transfer) => self.received(transfer, result),
+            Operation::Piece { group, extent } => {
+                self.pieces_in_kernel -= 1;
+                self.piece_ended(group, extent, result)?;
+                self.feed()
+            }
+        }
+    }
+
+    fn sent(&mut self, mut transfer: Transfer, result: i32) -> Result<()> {
+        match result {
+            1.. => transfer.range.start += result as usize,
+            0 if transfer.range.is_empty() => {}
+            _ if retry(result) => {}
+            _ => {
+                self.sending = false;
+                self.done.push_back(Err(socket_error("send", self.lane, -result)));
+                return Ok(());
+            }
+        }
+        if !transfer.range.is_empty() {
+            return self.start(Operation::Send(transfer));
+        }
+        self.sending = false;
+        self.done.push_back(Ok(Done::Sent { bytes: transfer.bytes }));
+        Ok(())
+    }
+
+    fn received(&mut self, mut transfer: Transfer, result: i32) -> Result<()> {
+        match result {
+            0.. => transfer.range.start += result as usize,
+            _ if retry(result) => {}
+            _ => {
+                self.receiving = false;
+                self.done.push_back(Err(socket_error("recv", self.lane, -result)));
+                return Ok(());
+            }
+        }
+        if result != 0 && !transfer.range.is_empty() {
+            return self.start(Operation::Recv(transfer));
+        }
+        self.receiving = false;
+        let bytes = transfer.bytes - transfer.range.len();
+        self.done.push_back(Ok(Done::Received { slot: transfer.slot, bytes }));
+        Ok(())
+    }
+
+    fn piece_ended(&mut self, index: usize, extent: Extent, result: i32) -> Result<()> {
+        let group = self.groups[index].as_mut().expect("it lives as long as its pieces");
+        let subject = &self.files[group.file.0 as usize].1;
+        let error = match result {
+            0 => Some(no_progress(group.write, subject, extent)),
+            _ if retry(result) => None,
+            1.. if result as usize == extent.bytes => {
+                group.left -= 1;
+                if group.left == 0 {
+                    self.end_group(index);
+                }
+                return Ok(());
+            }
+            1.. => None,
+            _ => Some(file_error(group.write, subject, -result)),
+        };
+        if error.is_some() {
+            group.error = group.error.take().or(error);
+            group.left -= 1;
+            if group.left == 0 {
+                self.end_group(index);
+            }
+            return Ok(());
+        }
+        let extent = after(extent, result.max(0) as usize);
+        let operation = Operation::Piece { group: index, extent };
+        self.waiting.push_back(insert(&mut self.operations, operation));
+        Ok(())
+    }
+
+    fn end_group(&mut self, index: usize) {
+        let Group { slot, write, token, error, .. } =
+            self.groups[index].take().expect("ends once");
+        self.done.push_back(match error {
+            Some(error) => Err(error),
+            None if write => Ok(Done::Written { slot, token }),
+            None => Ok(Done::Read { slot, token }),
+        });
+    }
+}
+
+impl Engine for Uring {
+    fn register_file(&mut self, file: Arc<OwnedFd>, subject: &str) -> Result<FileId> {
+        let id = FileId(self.files.len() as u32);
+        self.ring
+            .submitter()
+            .register_files_update(id.0 + 1, &[file.as_raw_fd()])
+            .map_err(|e| SystemError::from_io("io_uring_register(FILES_UPDATE)", subject, &e))?;
+        self.files.push((file, subject.to_owned()));
+        Ok(id)
+    }
+
+    fn send(&mut self, slot: Slot, range: Range<usize>) -> Result<()> {
+        if self.sending {
+            return Err(Error::Misuse("one send at a time".to_owned()));
+        }
+        self.sending = true;
+        let bytes = range.len();
+        let transfer = Transfer { slot, range, bytes };
+        let small = bytes < ZERO_COPY_BYTES_MIN;
+        self.start(match self.zero_copy {
+            ZeroCopySend::Trying | ZeroCopySend::Required if !small => {
+                Operation::SendZeroCopy { transfer, slot_only: false }
+            }
+            _ => Operation::Send(transfer),
+        })?;
+        self.enter(0, None)?;
+        self.reap()
+    }
+
+    fn can_send(&self) -> bool {
+        !self.sending
+    }
+
+    fn recv(&mut self, slot: Slot, range: Range<usize>) -> Result<()> {
+        if self.receiving {
+            return Err(Error::Misuse("one receive at a time".to_owned()));
+        }
+        self.receiving = true;
+        let bytes = range.len();
+        // Submitted by the wait that follows: one system call for both.
+        self.start(Operation::Recv(Transfer { slot, range, bytes }))
+    }
+
+    fn read(&mut self, slot: Slot, file: FileId, extents: &[Extent], token: u64) -> Result<()> {
+        self.start_group(false, slot, file, extents, token)
+    }
+
+    fn write(&mut self, slot: Slot, file: FileId, extents: &[Extent], token: u64) -> Result<()> {
+        self.start_group(true, slot, file, extents, token)
+    }
+
+    fn complete(&mut self, deadline: Option<Instant>) -> Result<Option<Done>> {
+        loop {
+            self.reap()?;
+            if let Some(done) = self.done.pop_front() {
+                return done.map(Some);
+            }
+            self.feed()?;
+            if self.in_kernel == 0 {
+                return Ok(None);
+            }
+            match deadline.map(|at| at.saturating_duration_since(Instant::now())) {
+                Some(Duration::ZERO) => {
+                    self.enter(0, None)?;
+                    self.reap()?;
+                    return self.done.pop_front().transpose();
+                }
+                left => self.enter(1, left)?,
+            }
+        }
+    }
+
+    fn statistics(&self) -> EngineStatistics {
+        self.statistics
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        // What was never submitted has no completion.
+        while let Some(index) = self.waiting.pop_front() {
+            if let Some(Operation::Piece { group, .. }) = self.operations[index].take()
+                && let Some(group) = self.groups[group].as_mut()
+            {
+                group.left -= 1;
+            }
+        }
+        let deadline = Instant::now() + DRAIN;
+        let _ = self.enter(0, None);
+        let _ = self.ring.submitter().register_sync_cancel(None, CancelBuilder::any());
+        while self.in_kernel > 0 && Instant::now() < deadline {
+            let _ = self.reap();
+            if self.in_kernel > 0 {
+                let _ = self.enter(1, Some(Duration::from_millis(50)));
+                let _ = self.ring.submitter().register_sync_cancel(None, CancelBuilder::any());
+            }
+        }
+        if self.in_kernel > 0 {
+            // The kernel still has some: their slots must never be used again.
+            std::mem::forget(std::mem::take(&mut self.operations));
+            std::mem::forget(std::mem::take(&mut self.groups));
+        }
+    }
+}
+
+fn insert<T>(slab: &mut Vec<Option<T>>, value: T) -> usize {
+    let free = slab.iter().position(Option::is_none);
+    let index = free.unwrap_or_else(|| {
+        slab.push(None);
+        slab.len() - 1
+    });
+    slab[index] = Some(value);
+    index
+}
+
+/// What is left of an extent.
+fn after(extent: Extent, bytes: usize) -> Extent {
+    Extent {
+        file_offset: extent.file_offset + bytes as u64,
+        slot_offset: extent.slot_offset + bytes,
+        bytes: extent.bytes - bytes,
+    }
+}
+
+fn retry(result: i32) -> bool {
+    matches!(-result, libc::EINTR | libc::EAGAIN)
+}
+
+fn not_zero_copy(lane: u16) -> Error {
+    Error::Config(ConfigError {
+        key: "zero_copy = require",
+        found: format!("lane {lane}: the kernel copied what was sent"),
+        wanted: "a network path that sends from the slots themselves".to_owned(),
+        remedy: "loopback and veth always copy; use a NIC with scatter-gather and checksum \
+                 offload, or zero_copy = auto"
+            .to_owned(),
+    })
+}

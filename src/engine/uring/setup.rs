@@ -1,0 +1,109 @@
+//! Making a ring, and saying why it cannot be made.
+
+use std::os::fd::AsRawFd;
+
+use io_uring::{IoUring, opcode, register};
+
+use super::super::EngineSetup;
+use super::super::probe::MemoryLock;
+use crate::config::ZeroCopy;
+use crate::error::{ConfigError, Error, Result, SystemError};
+use crate::wire::REGIONS_MAX;
+
+/// Entries of a lane's submission queue.
+pub(in super::super) const RING_ENTRIES: u32 = 64;
+/// `IORING_SEND_ZC_REPORT_USAGE` (io_uring_enter(2), Linux 6.2).
+pub(super) const SEND_ZC_REPORT_USAGE: u16 = 1 << 3;
+/// `IORING_NOTIF_USAGE_ZC_COPIED`: the kernel copied after all.
+pub(super) const NOTIF_USAGE_ZC_COPIED: u32 = 1 << 31;
+
+/// The operations that a lane uses; the last only for zero copy.
+pub(in super::super) const OPERATIONS: [(&str, u8); 6] = [
+    ("SEND", opcode::Send::CODE),
+    ("RECV", opcode::Recv::CODE),
+    ("READ_FIXED", opcode::ReadFixed::CODE),
+    ("WRITE_FIXED", opcode::WriteFixed::CODE),
+    ("ASYNC_CANCEL", opcode::AsyncCancel::CODE),
+    ("SEND_ZC", opcode::SendZc::CODE),
+];
+
+/// A ring with pool, socket and room for files registered, every operation probed.
+pub(super) fn for_lane(setup: &EngineSetup<'_>) -> Result<IoUring> {
+    let ring = ring(setup.sqpoll).map_err(|e| refused(&e, setup))?;
+    let submitter = ring.submitter();
+    let mut probe = register::Probe::new();
+    submitter
+        .register_probe(&mut probe)
+        .map_err(|e| SystemError::from_io("io_uring_register(PROBE)", "io_uring", &e))?;
+    for (name, code) in OPERATIONS {
+        let needed = name != "SEND_ZC" || setup.zero_copy == ZeroCopy::Require;
+        if needed && !probe.is_supported(code) {
+            return Err(Error::Config(ConfigError {
+                key: "engine = uring",
+                found: format!("a kernel without IORING_OP_{name}"),
+                wanted: "Linux 6.1 or newer".to_owned(),
+                remedy: "update the kernel or name engine = syscalls".to_owned(),
+            }));
+        }
+    }
+    let slots: Vec<_> = (0..setup.pool.slots())
+        .map(|index| libc::iovec {
+            iov_base: setup.pool.address(index).cast(),
+            iov_len: setup.pool.stride_bytes(),
+        })
+        .collect();
+    // SAFETY: the pool's mapping; the kernel pins its pages, so they outlive the mapping too.
+    unsafe { submitter.register_buffers(&slots) }.map_err(|e| refused(&e, setup))?;
+    submitter
+        .register_files_sparse(REGIONS_MAX as u32 + 1)
+        .and_then(|()| submitter.register_files_update(0, &[setup.socket.as_raw_fd()]))
+        .map_err(|e| SystemError::from_io("io_uring_register(FILES)", "io_uring", &e))?;
+    Ok(ring)
+}
+
+/// A bare ring with the flags of a lane.
+pub(in super::super) fn ring(sqpoll: bool) -> std::io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    builder.setup_single_issuer();
+    if sqpoll {
+        builder.setup_sqpoll(1000);
+    } else {
+        builder.setup_defer_taskrun();
+    }
+    builder.build(RING_ENTRIES)
+}
+
+fn refused(error: &std::io::Error, setup: &EngineSetup<'_>) -> Error {
+    let needed = setup.pool.slots() * setup.pool.stride_bytes();
+    let lock = MemoryLock::of_this_process();
+    let mut system = SystemError::from_io("io_uring_setup", "io_uring", error);
+    system = match error.raw_os_error() {
+        Some(libc::ENOMEM) => {
+            system.subject = format!(
+                "locked memory: {needed} bytes needed for lane {}, limit is {} for all lanes and \
+                 processes of this user together",
+                setup.lane, lock.soft_bytes
+            );
+            system.operation = "io_uring_register(BUFFERS)";
+            system.remedy(
+                "raise it with ulimit -l or LimitMEMLOCK=, use fewer lanes or smaller frames, or \
+                 name engine = syscalls",
+            )
+        }
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => system.remedy(format!(
+            "{}; or name engine = syscalls",
+            match super::super::probe::io_uring_disabled() {
+                Some(0) | None =>
+                    "a seccomp filter of the container or service forbids it, or the kernel lacks \
+                     it: allow io_uring_setup, io_uring_enter and io_uring_register".to_owned(),
+                Some(value) => format!("sysctl kernel.io_uring_disabled is {value}: set it to 0"),
+            }
+        )),
+        Some(libc::EINVAL) => system.remedy(
+            "Linux 6.1 or newer is wanted (IORING_SETUP_DEFER_TASKRUN): update the kernel or name \
+             engine = syscalls",
+        ),
+        _ => system,
+    };
+    system.into()
+}
