@@ -110,30 +110,26 @@ impl Region {
     }
 }
 
-/// After reading: `payload` holds the pages of `run` back to back. Squeezes the zero pages out
-/// and adds what they are to `runs`. Returns pages taken and bytes left.
+/// After reading: `payload` holds the pages of `read` back to back. Squeezes the zero pages out
+/// and adds what the pages are to `runs`. Returns the bytes left. As many runs as pages can come.
 pub(crate) fn compact_zero_pages(
     payload: &mut [u8],
-    run: Run,
+    read: &[Run],
     runs: &mut Vec<PageRun>,
-    runs_max: usize,
-) -> (u64, usize) {
-    debug_assert_eq!(payload.len() as u64, run.pages * PAGE_BYTES as u64);
-    let mut used = 0;
-    for taken in 0..run.pages {
-        let at = taken as usize * PAGE_BYTES;
+) -> usize {
+    let (mut at, mut used) = (0, 0);
+    for page in read.iter().flat_map(|run| run.first_page..run.end()) {
         let zero = is_zero_page(&payload[at..at + PAGE_BYTES]);
-        if !push_run(runs, run.first_page + taken, 1, zero, runs_max) {
-            return (taken, used);
-        }
+        push_run(runs, page, 1, zero, usize::MAX);
         if !zero {
             if at != used {
                 payload.copy_within(at..at + PAGE_BYTES, used);
             }
             used += PAGE_BYTES;
         }
+        at += PAGE_BYTES;
     }
-    (run.pages, used)
+    used
 }
 
 /// Adds pages to the last run where they continue it, else as a new run; false where that would
@@ -208,8 +204,7 @@ mod tests {
             let part = Run { first_page: 0, pages: taken };
             let mut read: Vec<u8> = pages[..taken as usize].concat();
             let mut again = Vec::new();
-            let (read_taken, read_used) = compact_zero_pages(&mut read, part, &mut again, most);
-            prop_assert_eq!((read_taken, read_used), (taken, used));
+            prop_assert_eq!(compact_zero_pages(&mut read, &[part], &mut again), used);
             prop_assert_eq!(&read[..used], &kept[..]);
             prop_assert_eq!(again, runs);
         }

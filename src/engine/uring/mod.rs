@@ -36,6 +36,8 @@ const PIECES_MAX: usize = 32;
 const ZERO_COPY_BYTES_MIN: usize = 16 << 10;
 /// How long `Drop` waits for completions.
 const DRAIN: Duration = Duration::from_secs(2);
+/// `user_data` of what nobody waits for.
+const NOBODY: u64 = u64::MAX;
 const MSG_FLAGS: i32 = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
 /// io_uring_enter(2)
 const ENTER_GETEVENTS: u32 = 1;
@@ -251,6 +253,9 @@ impl Uring {
     fn reap(&mut self) -> Result<()> {
         loop {
             let Some(completion) = self.ring.completion().next() else { return Ok(()) };
+            if completion.user_data() == NOBODY {
+                continue;
+            }
             let index = completion.user_data() as usize;
             let (result, flags) = (completion.result(), completion.flags());
             if cqueue::notif(flags) {
@@ -496,14 +501,14 @@ impl Drop for Uring {
             }
         }
         let deadline = Instant::now() + DRAIN;
-        let _ = self.enter(0, None);
-        let _ = self.ring.submitter().register_sync_cancel(None, CancelBuilder::any());
+        let cancel = opcode::AsyncCancel2::new(CancelBuilder::any()).build().user_data(NOBODY);
+        // SAFETY: the entry has no buffer.
+        while unsafe { self.ring.submission().push(&cancel) }.is_err() {
+            let _ = self.enter(0, None);
+        }
         while self.in_kernel > 0 && Instant::now() < deadline {
+            let _ = self.enter(1, Some(Duration::from_millis(50)));
             let _ = self.reap();
-            if self.in_kernel > 0 {
-                let _ = self.enter(1, Some(Duration::from_millis(50)));
-                let _ = self.ring.submitter().register_sync_cancel(None, CancelBuilder::any());
-            }
         }
         if self.in_kernel > 0 {
             // The kernel still has some: their slots must never be used again.
