@@ -14,12 +14,14 @@ pub use source::{RoundReport, Source, SourceReport};
 pub use target::{Target, TargetReport};
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::engine::{self, EngineStatistics};
 use crate::error::{CancelledBy, Error, PeerError, Result};
+use crate::lane::Lane;
 
 /// How often a wait looks whether somebody cancelled.
 const TICK: Duration = Duration::from_millis(100);
@@ -70,9 +72,62 @@ struct Shared {
     error: Mutex<Option<Error>>,
     sockets: Vec<Arc<OwnedFd>>,
     cancel: Canceller,
+    /// Everything was said: what goes wrong from here on is no failure.
+    over: AtomicBool,
+    progress: Progress,
+}
+
+/// Pages carried so far, to look at from any thread. Clones are the same counter.
+#[derive(Clone, Debug, Default)]
+pub struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    /// Pages of all rounds and lanes, zero pages too.
+    pub fn pages(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, pages: u64) {
+        self.0.fetch_add(pages, Ordering::Relaxed);
+    }
 }
 
 impl Shared {
+    fn new(lanes: &[Lane], cancel: &Canceller) -> Arc<Self> {
+        Arc::new(Self {
+            stop: AtomicBool::new(false),
+            error: Mutex::new(None),
+            sockets: lanes.iter().map(|lane| Arc::clone(&lane.socket)).collect(),
+            cancel: cancel.clone(),
+            over: AtomicBool::new(false),
+            progress: Progress::default(),
+        })
+    }
+
+    /// Looks whether somebody cancelled or a thread failed.
+    fn check(&self) -> Result<()> {
+        if self.cancel.is_cancelled() {
+            self.fail(Error::Cancelled { by: CancelledBy::Us });
+        }
+        if self.stopped() { Err(Error::Cancelled { by: CancelledBy::Us }) } else { Ok(()) }
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    /// Stops every thread, gives the cancel its time to leave, cuts, and collects.
+    fn end(&self, threads: Vec<JoinHandle<LaneStatistics>>) -> Vec<LaneStatistics> {
+        self.stop.store(true, Ordering::Release);
+        let deadline = Instant::now() + GRACE;
+        while Instant::now() < deadline && !threads.iter().all(JoinHandle::is_finished) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.cut();
+        let ended = threads.into_iter().map(JoinHandle::join);
+        ended.map(|statistics| statistics.unwrap_or_default()).collect()
+    }
+
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }

@@ -90,8 +90,23 @@ impl Provider {
         }
     }
 
+    /// Seals a buffer again and again in place for a tenth of a second: GB/s of one core.
+    pub fn measure(self, bytes: usize) -> f64 {
+        let (key, mut data) = (self.key(&[7; 32]), vec![0; bytes]);
+        let begin = std::time::Instant::now();
+        let mut sealed = 0u64;
+        while begin.elapsed().as_millis() < 100 {
+            // Not a frame: the key is thrown away with what it sealed.
+            let mut nonce = [0; 12];
+            nonce[4..].copy_from_slice(&sealed.to_be_bytes());
+            std::hint::black_box(key.seal(nonce, &[], &mut data));
+            sealed += bytes as u64;
+        }
+        sealed as f64 / begin.elapsed().as_secs_f64() / 1e9
+    }
+
     /// A key of this provider.
-    pub fn key(self, key: &[u8; 32]) -> Box<dyn AeadKey> {
+    pub(crate) fn key(self, key: &[u8; 32]) -> Box<dyn AeadKey> {
         match self {
             Self::AwsLc => Box::new(aws_lc::Key::new(key)),
             Self::Ring => Box::new(ring::Key::new(key)),
