@@ -1,2 +1,106 @@
-//! The command.
-fn main() {}
+//! The `sealane` command.
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod demo;
+mod doctor;
+mod guest;
+mod output;
+mod transfer;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use sealane::{Canceller, Error, OneTimeSecret};
+
+use arguments::{Arguments, Command, SecretCommand};
+
+/// Why the command ends, beside the library's errors.
+pub(crate) enum Failure {
+    /// The library's.
+    Sealane(Error),
+    /// Ours, in words.
+    Text(String),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Sealane(error)
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sealane(error) => error.fmt(f),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+impl Failure {
+    /// What the shell sees: docs in `sealane --help`.
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Sealane(error) if error.is_authentication() => 3,
+            Self::Sealane(error) if error.is_cancelled() => 4,
+            _ => 1,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_env("SEALANE_LOG"))
+        .with_writer(std::io::stderr)
+        .init();
+    let cancel = Canceller::default();
+    if let Err(error) = cancel_on_signals(&cancel) {
+        eprintln!("sealane: signals: {error}");
+        return ExitCode::from(1);
+    }
+    let json = matches!(&arguments.command, Command::Send(s) if s.common.json)
+        || matches!(&arguments.command, Command::Recv(r) if r.common.json);
+    let result = match arguments.command {
+        Command::Demo(demo) => demo::run(&demo, &cancel),
+        Command::DemoTarget(demo) => demo::run_target(&demo, &cancel),
+        Command::Send(send) => transfer::send(&send, &cancel),
+        Command::Recv(recv) => transfer::recv(&recv, &cancel),
+        Command::Secret(SecretCommand::New { file }) => {
+            OneTimeSecret::generate().and_then(|s| s.write_new(&file)).map_err(Failure::from)
+        }
+        Command::Doctor => return doctor::run(),
+        Command::Man { directory } => clap_mangen::generate_to(Arguments::command(), &directory)
+            .map_err(|e| Failure::Text(format!("{}: {e}", directory.display()))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if json {
+                output::event(&serde_json::json!({
+                    "event": "error", "message": failure.to_string(), "exit": failure.exit_code(),
+                }));
+            }
+            eprintln!("sealane: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// SIGINT, SIGTERM and SIGHUP cancel; a second one ends the process at once.
+fn cancel_on_signals(cancel: &Canceller) -> nix::Result<()> {
+    use nix::sys::signal::{SigSet, Signal};
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+    signals.thread_block()?;
+    let cancel = cancel.clone();
+    std::thread::spawn(move || {
+        while signals.wait().is_ok() {
+            if cancel.is_cancelled() {
+                std::process::exit(4);
+            }
+            cancel.cancel();
+        }
+    });
+    Ok(())
+}

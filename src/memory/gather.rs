@@ -68,13 +68,23 @@ impl Region {
                 (from, (to - backing.offset).div_ceil(page).min(run.end()))
             });
             if from > at {
-                out.push((Run { first_page: at, pages: from - at }, Residency::Hole));
+                let part = Run { first_page: at, pages: from - at };
+                // Past the file's end there is no hole: reading it will say that it shrank.
+                let inside = self.reaches(part);
+                out.push((part, if inside { Residency::Hole } else { Residency::File }));
             }
             if to > from {
                 out.push((Run { first_page: from, pages: to - from }, Residency::File));
             }
             at = to.max(from);
         }
+    }
+
+    /// Whether the file is still as long as the run wants it.
+    fn reaches(&self, run: Run) -> bool {
+        let (offset, bytes) = self.file_range(run);
+        let file = self.file().expect("asked only where there is a file");
+        nix::sys::stat::fstat(file).is_ok_and(|stat| stat.st_size as u64 >= offset + bytes as u64)
     }
 
     /// Copies the pages of `run` back to back to the front of `into`, zero pages left out, and

@@ -134,8 +134,13 @@ impl Shared {
 
     /// The first error is the one that is reported; everybody stops.
     fn fail(&self, error: Error) {
-        self.error.lock().expect("no panic while it is held").get_or_insert(error);
+        self.note(error);
         self.stop.store(true, Ordering::Release);
+    }
+
+    /// Keeps an error without stopping anybody yet.
+    fn note(&self, error: Error) {
+        self.error.lock().expect("no panic while it is held").get_or_insert(error);
     }
 
     /// What the other end is told where this one fails.

@@ -143,10 +143,11 @@ impl Target {
     /// Refuses the offer: the source gets the reason and the session ends. Returns the error for
     /// this end's caller.
     pub fn refuse(&mut self, reason: &str) -> Error {
+        // First, so that the source's going away is not what is reported.
+        self.shared.note(Error::Misuse(reason.to_owned()));
         let payload = reason_bytes(reason).to_vec();
         let _ = self.orders.send((Control::Refuse { payload_bytes: payload.len() }, payload));
         self.linger();
-        self.shared.fail(Error::Misuse(reason.to_owned()));
         self.abort()
     }
 

@@ -96,6 +96,11 @@ impl OneTimeSecret {
         Self::from_text(&text)
     }
 
+    /// The secret as hexadecimal digits. Whoever sees them can take the guest.
+    pub fn to_text(&self) -> Zeroizing<String> {
+        Zeroizing::new(self.0.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
     /// Writes the secret to a new file with mode 0600, as hexadecimal digits.
     ///
     /// # Errors
@@ -103,8 +108,7 @@ impl OneTimeSecret {
     /// [`Error::System`] where the file exists or cannot be written.
     pub fn write_new(&self, path: &Path) -> Result<()> {
         let shown = path.display().to_string();
-        let mut text: Zeroizing<String> =
-            Zeroizing::new(self.0.iter().map(|byte| format!("{byte:02x}")).collect());
+        let mut text = self.to_text();
         text.push('\n');
         OpenOptions::new()
             .write(true)

@@ -1,0 +1,214 @@
+//! What the command line can say.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sealane::{Config, EngineChoice, ProviderChoice, ZeroCopy};
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failure, 2 usage, 3 peer not authenticated, \
+                          4 cancelled.";
+
+/// Moves a guest's memory from host to host, sealed
+#[derive(Parser)]
+#[command(name = "sealane", version, after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Migrate a made-up running guest between two processes here, and check its memory
+    Demo(DemoArguments),
+    #[command(hide = true)]
+    DemoTarget(DemoArguments),
+    /// Send a RAM image to a host where `sealane recv` listens
+    Send(SendArguments),
+    /// Receive a RAM image
+    Recv(RecvArguments),
+    /// One-time secrets
+    #[command(subcommand)]
+    Secret(SecretCommand),
+    /// Show what this machine has for Sealane, and what it lacks
+    Doctor,
+    /// Write the man pages
+    #[command(hide = true)]
+    Man { directory: PathBuf },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum SecretCommand {
+    /// Write 32 random bytes to a new file that only its owner can read
+    New { file: PathBuf },
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct DemoArguments {
+    /// Size of the guest in MiB
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
+    pub(crate) mib: u64,
+    /// Longest pause of the guest that the last round may be expected to take, in ms
+    #[arg(long, default_value_t = 50)]
+    pub(crate) downtime_ms: u64,
+    #[command(flatten)]
+    pub(crate) tuning: Tuning,
+}
+
+#[derive(Args)]
+pub(crate) struct SendArguments {
+    /// The image: it is only read
+    pub(crate) file: PathBuf,
+    /// Where the other end listens, HOST:PORT
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) to: String,
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) tuning: Tuning,
+}
+
+#[derive(Args)]
+pub(crate) struct RecvArguments {
+    /// Where the image goes; written beside as FILE.partial until it is whole
+    pub(crate) file: PathBuf,
+    /// Where to listen, ADDRESS:PORT
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: String,
+    /// Replace FILE where it exists
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) tuning: Tuning,
+}
+
+#[derive(Args)]
+pub(crate) struct Common {
+    /// The one-time secret, the same at both ends (`sealane secret new`)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) secret_file: PathBuf,
+    /// Leave the secret file where it is afterwards
+    #[arg(long)]
+    pub(crate) keep_secret: bool,
+    /// One JSON object a line on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// No progress and no summary
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct Tuning {
+    /// Connections, each with a thread at both ends (the source decides)
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) lanes: u16,
+    /// Payload of a frame in KiB, 64 to 1024, a multiple of 4 (the source decides)
+    #[arg(long, default_value_t = 256)]
+    pub(crate) frame_kib: usize,
+    /// Limit in bytes per second over all lanes; K, M, G for powers of 1000
+    #[arg(long, value_parser = bandwidth, default_value = "0", value_name = "BYTES")]
+    pub(crate) bandwidth: u64,
+    /// Who does the AES-GCM
+    #[arg(long, value_enum, default_value_t = ProviderName::Auto)]
+    pub(crate) provider: ProviderName,
+    /// How bytes are moved
+    #[arg(long, value_enum, default_value_t = EngineName::Uring)]
+    pub(crate) engine: EngineName,
+    /// Zero-copy send
+    #[arg(long, value_enum, default_value_t = ZeroCopyName::Auto)]
+    pub(crate) zero_copy: ZeroCopyName,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum ProviderName {
+    Auto,
+    AwsLc,
+    Ring,
+    AesGcm,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum EngineName {
+    Uring,
+    Syscalls,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum ZeroCopyName {
+    Auto,
+    Require,
+    Off,
+}
+
+impl Tuning {
+    /// The settings of the library.
+    pub(crate) fn config(&self) -> Config {
+        let mut config = Config::default();
+        config.lanes = self.lanes;
+        config.frame_bytes = self.frame_kib << 10;
+        config.bandwidth_bytes_per_s = self.bandwidth;
+        config.provider = match self.provider {
+            ProviderName::Auto => ProviderChoice::Auto,
+            ProviderName::AwsLc => ProviderChoice::AwsLc,
+            ProviderName::Ring => ProviderChoice::Ring,
+            ProviderName::AesGcm => ProviderChoice::RustCrypto,
+        };
+        config.engine = match self.engine {
+            EngineName::Uring => EngineChoice::Uring,
+            EngineName::Syscalls => EngineChoice::Syscalls,
+        };
+        config.zero_copy = match self.zero_copy {
+            ZeroCopyName::Auto => ZeroCopy::Auto,
+            ZeroCopyName::Require => ZeroCopy::Require,
+            ZeroCopyName::Off => ZeroCopy::Off,
+        };
+        config
+    }
+
+    /// The same as arguments, for a process of the same program.
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
+            value().expect("no value is hidden").get_name().to_owned()
+        };
+        vec![
+            format!("--lanes={}", self.lanes),
+            format!("--frame-kib={}", self.frame_kib),
+            format!("--provider={}", name(&|| self.provider.to_possible_value())),
+            format!("--engine={}", name(&|| self.engine.to_possible_value())),
+            format!("--zero-copy={}", name(&|| self.zero_copy.to_possible_value())),
+        ]
+    }
+}
+
+fn bandwidth(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.strip_suffix(['K', 'M', 'G']) {
+        Some(digits) => (digits, &text[digits.len()..]),
+        None => (text, ""),
+    };
+    let factor = match unit {
+        "K" => 1000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        _ => 1,
+    };
+    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is not like 500M or 2G"))?;
+    number.checked_mul(factor).ok_or_else(|| format!("{text:?} is too much"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent_and_units_are_read() {
+        Arguments::command().debug_assert();
+        assert_eq!(bandwidth("500M"), Ok(500_000_000));
+        assert_eq!(bandwidth("7"), Ok(7));
+        for bad in ["", "M", "1.5G", "-1", "99999999999G"] {
+            assert!(bandwidth(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! `sealane send` and `sealane recv`: a RAM image from one host to another.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use sealane::memory::{DirtyBitmap, Region};
+use sealane::{Canceller, LaneStatistics, Listener, OneTimeSecret, Role, Source, Target, dial};
+
+use crate::Failure;
+use crate::arguments::{Common, RecvArguments, SendArguments};
+use crate::output::{Watch, event, lanes_json, total};
+
+/// The name of the one region that an image is.
+const REGION: &str = "image";
+
+pub(crate) fn send(arguments: &SendArguments, cancel: &Canceller) -> Result<(), Failure> {
+    let common = &arguments.common;
+    let secret = OneTimeSecret::read(&common.secret_file)?;
+    let file = File::open(&arguments.file).map_err(|e| io(&arguments.file, &e))?;
+    let bytes = file.metadata().map_err(|e| io(&arguments.file, &e))?.len();
+    let region = Region::from_file(REGION, file, 0, bytes)?;
+    let pages = region.pages();
+    let config = arguments.tuning.config();
+    let lanes = dial(&arguments.to, Role::Source, &secret, &config, cancel)?;
+    let provider = lanes.provider();
+    let begin = Instant::now();
+    let mut source = Source::start(lanes, vec![region], &config, cancel)?;
+    started(common, bytes, provider);
+    let watch = Watch::new(source.progress(), pages, common.json, common.quiet);
+    source.send_round(&[DirtyBitmap::all(pages)])?;
+    source.commit(&[])?;
+    let report = source.hand_over()?;
+    drop(watch);
+    finished(common, "sent", bytes, begin, &report.lanes);
+    spend(common)
+}
+
+pub(crate) fn recv(arguments: &RecvArguments, cancel: &Canceller) -> Result<(), Failure> {
+    let common = &arguments.common;
+    let secret = OneTimeSecret::read(&common.secret_file)?;
+    if arguments.file.exists() && !arguments.overwrite {
+        let shown = arguments.file.display();
+        return Err(Failure::Text(format!(
+            "{shown} exists and is left alone: name --overwrite or another file"
+        )));
+    }
+    let config = arguments.tuning.config();
+    let mut listener = Listener::bind(&arguments.listen)?;
+    let address = listener.local_address()?.to_string();
+    if common.json {
+        event(&serde_json::json!({ "event": "listening", "address": address }));
+    } else if !common.quiet {
+        eprintln!("listening at {address}");
+    }
+    let lanes = listener.accept(Role::Target, &secret, &config, cancel)?;
+    drop(listener);
+    let provider = lanes.provider();
+    let begin = Instant::now();
+    let mut target = Target::start(lanes, &config, cancel)?;
+    let offer: Vec<_> = target.offer().map(|(name, bytes)| (name.to_owned(), bytes)).collect();
+    let [(name, bytes)] = &offer[..] else {
+        return Err(target.refuse("one image is received at a time").into());
+    };
+    let partial = match Partial::new(&arguments.file, *bytes) {
+        Ok(partial) => partial,
+        Err(failure) => {
+            target.refuse(&failure.to_string());
+            return Err(failure);
+        }
+    };
+    let file = partial.file.try_clone().map_err(|e| io(&partial.path, &e))?;
+    let region = match Region::from_file(name, file, 0, *bytes) {
+        Ok(region) => region,
+        Err(error) => return Err(target.fail(error).into()),
+    };
+    let pages = region.pages();
+    target.accept(vec![region])?;
+    started(common, *bytes, provider);
+    let watch = Watch::new(target.progress(), pages, common.json, common.quiet);
+    target.receive()?;
+    // On the disk before the source lets go.
+    if let Err(e) = partial.file.sync_all() {
+        let error =
+            sealane::error::SystemError::from_io("fsync", partial.path.display().to_string(), &e);
+        return Err(target.fail(error.into()).into());
+    }
+    target.ready()?;
+    partial.finish()?;
+    let report = target.done()?;
+    drop(watch);
+    finished(common, "received", *bytes, begin, &report.lanes);
+    spend(common)
+}
+
+/// The image until it is whole: FILE.partial, gone if the transfer fails.
+struct Partial {
+    path: PathBuf,
+    whole: PathBuf,
+    file: File,
+    keep: bool,
+}
+
+impl Partial {
+    fn new(whole: &Path, bytes: u64) -> Result<Self, Failure> {
+        let mut name = whole.file_name().unwrap_or_default().to_owned();
+        name.push(".partial");
+        let path = whole.with_file_name(name);
+        // Exclusive: another transfer may be writing there.
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).map_err(
+            |e| match e.kind() {
+                std::io::ErrorKind::AlreadyExists => Failure::Text(format!(
+                    "{} exists: another transfer writes it, or one was killed: remove it then",
+                    path.display()
+                )),
+                _ => io(&path, &e),
+            },
+        )?;
+        let partial = Self { path, whole: whole.to_owned(), file, keep: false };
+        partial.file.set_len(bytes).map_err(|e| io(&partial.path, &e))?;
+        Ok(partial)
+    }
+
+    /// The image takes its name, for good.
+    fn finish(mut self) -> Result<(), Failure> {
+        // The bytes are whole and the source has let go: never remove them now.
+        self.keep = true;
+        fs::rename(&self.path, &self.whole).map_err(|e| io(&self.whole, &e))?;
+        let directory = match self.whole.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let synced = File::open(directory).and_then(|directory| directory.sync_all());
+        synced.map_err(|e| io(directory, &e))
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if !self.keep {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn started(common: &Common, bytes: u64, provider: &str) {
+    if common.json {
+        event(&serde_json::json!({ "event": "started", "bytes": bytes, "provider": provider }));
+    }
+}
+
+fn finished(common: &Common, verb: &str, bytes: u64, begin: Instant, lanes: &[LaneStatistics]) {
+    let seconds = begin.elapsed().as_secs_f64();
+    if common.json {
+        event(&serde_json::json!({
+            "event": "done", "bytes": bytes, "seconds": seconds, "lanes": lanes_json(lanes),
+        }));
+    } else if !common.quiet {
+        let sum = total(lanes);
+        eprintln!(
+            "{verb} {bytes} bytes in {seconds:.2} s: {:.2} GB/s, {} zero pages, {} lanes",
+            bytes as f64 / seconds / 1e9,
+            sum.zero_pages,
+            lanes.len()
+        );
+    }
+}
+
+/// A secret serves one migration.
+fn spend(common: &Common) -> Result<(), Failure> {
+    if common.keep_secret {
+        return Ok(());
+    }
+    match fs::remove_file(&common.secret_file) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::Text(format!(
+            "the transfer is done, but its secret is still there: {}: {e}: remove it",
+            common.secret_file.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn io(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::Text(format!("{}: {error}", path.display()))
+}
