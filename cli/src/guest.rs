@@ -18,18 +18,23 @@ pub(crate) fn memory(bytes: u64) -> io::Result<File> {
     Ok(file)
 }
 
-/// A guest's usual mix: a third zero pages, a third text-like, a third random.
+/// A guest's usual mix, in stretches of 1 to 64 pages: a third zero, a third text, a third random.
 pub(crate) fn boot(memory: &File, bytes: u64) -> io::Result<()> {
     let mut random = Random(0x5EA1_A9E5);
     let mut chunk = vec![0u8; CHUNK];
+    let (mut kind, mut stretch) = (0, 0);
     for at in (0..bytes).step_by(CHUNK) {
         for page in chunk.chunks_exact_mut(PAGE as usize) {
-            match random.next() % 3 {
+            if stretch == 0 {
+                (kind, stretch) = (random.next() % 3, random.next() % 64 + 1);
+            }
+            stretch -= 1;
+            match kind {
                 0 => page.fill(0),
                 1 => page.iter_mut().enumerate().for_each(|(n, b)| *b = b"lorem ipsum "[n % 12]),
                 _ => page
                     .chunks_exact_mut(8)
-                    .for_each(|w| w.copy_from_slice(&random.next().to_le_bytes())),
+                    .for_each(|word| word.copy_from_slice(&random.next().to_le_bytes())),
             }
         }
         let left = (bytes - at).min(CHUNK as u64) as usize;

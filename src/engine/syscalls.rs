@@ -138,43 +138,43 @@ impl Syscalls {
             }
         }
     }
+}
 
-    fn file_io(
-        &mut self,
-        write: bool,
-        slot: &mut Slot,
-        file: FileId,
-        extents: &[Extent],
-    ) -> Result<()> {
-        let (file, subject) = &self.files[file.0 as usize];
-        for extent in extents {
-            let mut left = *extent;
-            while left.bytes > 0 {
-                let part = &mut slot.bytes_mut()[left.slot_offset..][..left.bytes];
-                let (fd, offset) = (file.as_raw_fd(), left.file_offset as libc::off_t);
-                self.statistics.system_calls += 1;
-                // SAFETY: `part` is valid for its length during the call.
-                let moved = unsafe {
-                    if write {
-                        libc::pwrite(fd, part.as_ptr().cast(), part.len(), offset)
-                    } else {
-                        libc::pread(fd, part.as_mut_ptr().cast(), part.len(), offset)
-                    }
-                };
-                match check(moved) {
-                    Ok(0) => return Err(no_progress(write, subject, left)),
-                    Ok(bytes) => {
-                        left.file_offset += bytes as u64;
-                        left.slot_offset += bytes;
-                        left.bytes -= bytes;
-                    }
-                    Err(libc::EINTR) => {}
-                    Err(errno) => return Err(file_error(write, subject, errno)),
+/// Reads or writes extents by `pread(2)` or `pwrite(2)`, at once.
+pub(super) fn file_io(
+    write: bool,
+    slot: &mut Slot,
+    (file, subject): &(Arc<OwnedFd>, String),
+    extents: &[Extent],
+    system_calls: &mut u64,
+) -> Result<()> {
+    for extent in extents {
+        let mut left = *extent;
+        while left.bytes > 0 {
+            let part = &mut slot.bytes_mut()[left.slot_offset..][..left.bytes];
+            let (fd, offset) = (file.as_raw_fd(), left.file_offset as libc::off_t);
+            *system_calls += 1;
+            // SAFETY: `part` is valid for its length during the call.
+            let moved = unsafe {
+                if write {
+                    libc::pwrite(fd, part.as_ptr().cast(), part.len(), offset)
+                } else {
+                    libc::pread(fd, part.as_mut_ptr().cast(), part.len(), offset)
                 }
+            };
+            match check(moved) {
+                Ok(0) => return Err(no_progress(write, subject, left)),
+                Ok(bytes) => {
+                    left.file_offset += bytes as u64;
+                    left.slot_offset += bytes;
+                    left.bytes -= bytes;
+                }
+                Err(libc::EINTR) => {}
+                Err(errno) => return Err(file_error(write, subject, errno)),
             }
         }
-        Ok(())
     }
+    Ok(())
 }
 
 impl Engine for Syscalls {
@@ -207,13 +207,17 @@ impl Engine for Syscalls {
     }
 
     fn read(&mut self, mut slot: Slot, file: FileId, extents: &[Extent], token: u64) -> Result<()> {
-        let done = self.file_io(false, &mut slot, file, extents);
+        let file = &self.files[file.0 as usize];
+        let calls = &mut self.statistics.system_calls;
+        let done = file_io(false, &mut slot, file, extents, calls);
         self.done.push_back(done.map(|()| Done::Read { slot, token }));
         Ok(())
     }
 
     fn write(&mut self, mut slot: Slot, file: FileId, extents: &[Extent], token: u64) -> Result<()> {
-        let done = self.file_io(true, &mut slot, file, extents);
+        let file = &self.files[file.0 as usize];
+        let calls = &mut self.statistics.system_calls;
+        let done = file_io(true, &mut slot, file, extents, calls);
         self.done.push_back(done.map(|()| Done::Written { slot, token }));
         Ok(())
     }

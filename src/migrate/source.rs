@@ -208,6 +208,7 @@ impl Source {
             source.expect(SourceEvent::Done)
         })?;
         self.shared.over.store(true, std::sync::atomic::Ordering::Release);
+        self.orders.clear(); // wakes the lanes at once
         let mut lanes = self.shared.end(std::mem::take(&mut self.threads));
         lanes.remove(1); // the control reader has no figures
         Ok(SourceReport { lanes })

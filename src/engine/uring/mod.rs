@@ -32,6 +32,9 @@ pub(super) use setup::{OPERATIONS, RING_ENTRIES, ring};
 const PIECE_BYTES: usize = 64 << 10;
 /// Pieces with the kernel at a time; with a send and a receive they fit the ring.
 const PIECES_MAX: usize = 32;
+/// Extents shorter than this on average are written by pwrite(2) in this thread: a WRITE_FIXED to
+/// a file goes through a kernel worker, whose wake-up costs more than a few pages' copy.
+const WRITE_BYTES_MIN: usize = 32 << 10;
 /// Sends shorter than this are copied anyway.
 const ZERO_COPY_BYTES_MIN: usize = 16 << 10;
 /// How long `Drop` waits for completions.
@@ -460,8 +463,22 @@ impl Engine for Uring {
         self.start_group(false, slot, file, extents, token)
     }
 
-    fn write(&mut self, slot: Slot, file: FileId, extents: &[Extent], token: u64) -> Result<()> {
-        self.start_group(true, slot, file, extents, token)
+    fn write(
+        &mut self,
+        mut slot: Slot,
+        file: FileId,
+        extents: &[Extent],
+        token: u64,
+    ) -> Result<()> {
+        let bytes: usize = extents.iter().map(|extent| extent.bytes).sum();
+        if bytes >= extents.len() * WRITE_BYTES_MIN {
+            return self.start_group(true, slot, file, extents, token);
+        }
+        let file = &self.files[file.0 as usize];
+        let calls = &mut self.statistics.system_calls;
+        let written = super::syscalls::file_io(true, &mut slot, file, extents, calls);
+        self.done.push_back(written.map(|()| Done::Written { slot, token }));
+        Ok(())
     }
 
     fn complete(&mut self, deadline: Option<Instant>) -> Result<Option<Done>> {
