@@ -1,2 +1,193 @@
-//! Tasks.
-fn main() {}
+//! `cargo xtask VERB`: what CI and a contributor run, the same way everywhere.
+
+mod tidy;
+
+use std::env;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+const USAGE: &str = "verbs: test, tidy, man, fuzz [--seconds N]";
+const FUZZ_TARGETS: [&str; 3] = ["frame_parser", "opened_header", "hello"];
+const CARGO_FUZZ: &str = "0.13.1";
+/// `SKIP: name: reason` lines that CI accepts, by their beginning.
+const ALLOWED_SKIPS: &str = include_str!("../allowed-skips.txt");
+
+type Result<T = ()> = std::result::Result<T, String>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    env::set_current_dir(root()).expect("the workspace is where it was built");
+    let result = match arguments.first().map(String::as_str) {
+        Some("test") => test(),
+        Some("tidy") => tidy::run(Path::new(".")),
+        Some("man") => man(),
+        Some("fuzz") => fuzz(&arguments[1..]),
+        _ => Err(USAGE.to_owned()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Tidy, then all tests; counts what passed, failed and was skipped.
+fn test() -> Result {
+    need_c_compiler()?;
+    tidy::run(Path::new("."))?;
+    let mut counts = Counts::default();
+    let show = ["--", "--show-output"];
+    counts.run(cargo(&["test", "--workspace", "--no-fail-fast"]).args(show))?;
+    let null = ["test", "-p", "sealane", "--lib", "--features", "danger-null-seal,internals"];
+    counts.run(cargo(&null).args(show))?;
+    man()?;
+    counts.finish()
+}
+
+#[derive(Default)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    skips: Vec<String>,
+    broken: bool,
+}
+
+impl Counts {
+    fn run(&mut self, command: &mut Command) -> Result {
+        let mut child =
+            command.stdout(Stdio::piped()).spawn().map_err(|e| format!("cargo: {e}"))?;
+        for line in BufReader::new(child.stdout.take().expect("piped")).lines() {
+            let line = line.map_err(|e| e.to_string())?;
+            println!("{line}");
+            self.count(&line);
+        }
+        self.broken |= !child.wait().map_err(|e| e.to_string())?.success();
+        Ok(())
+    }
+
+    fn count(&mut self, line: &str) {
+        if let Some(skip) = line.split_once("SKIP: ") {
+            self.skips.push(skip.1.to_owned());
+        }
+        let Some(result) = line.strip_prefix("test result: ") else { return };
+        let number = |word: &str| {
+            let before = result.split(word).next()?;
+            before.trim_end().rsplit([' ', '.']).next()?.parse::<u64>().ok()
+        };
+        self.passed += number("passed").unwrap_or(0);
+        self.failed += number("failed").unwrap_or(0);
+    }
+
+    fn finish(self) -> Result {
+        let allowed = |skip: &&String| {
+            let mut lines = ALLOWED_SKIPS.lines().filter(|l| !l.is_empty() && !l.starts_with('#'));
+            !lines.any(|line| skip.starts_with(line))
+        };
+        let stray: Vec<_> = self.skips.iter().filter(allowed).collect();
+        let in_ci = env::var_os("CI").is_some();
+        println!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skips.len());
+        if self.failed > 0 || self.broken {
+            return Err("tests failed".to_owned());
+        }
+        if in_ci && !stray.is_empty() {
+            return Err(format!("skips that xtask/allowed-skips.txt does not list: {stray:?}"));
+        }
+        Ok(())
+    }
+}
+
+/// The man pages, into target/man.
+fn man() -> Result {
+    std::fs::create_dir_all("target/man").map_err(|e| format!("target/man: {e}"))?;
+    run(&mut cargo(&["run", "--quiet", "--package", "sealane-cli", "--", "man", "target/man"]))
+}
+
+/// Runs every fuzz target for so many seconds, from its corpus.
+fn fuzz(arguments: &[String]) -> Result {
+    let seconds = match arguments {
+        [] => "60",
+        [flag, seconds] if flag == "--seconds" => seconds.as_str(),
+        _ => return Err(USAGE.to_owned()),
+    };
+    let tools = env::current_dir().map_err(|e| e.to_string())?.join("target/tools");
+    if !tools.join("bin/cargo-fuzz").exists() {
+        let version = ["install", "cargo-fuzz", "--locked", "--version", CARGO_FUZZ, "--root"];
+        run(cargo(&version).arg(&tools))?;
+    }
+    let nightly = Command::new("rustup").args(["run", "nightly", "true"]).status();
+    if !nightly.is_ok_and(|status| status.success()) {
+        run(Command::new("rustup").args([
+            "toolchain",
+            "install",
+            "nightly",
+            "--profile",
+            "minimal",
+        ]))?;
+    }
+    let path = format!("{}:{}", tools.join("bin").display(), env::var("PATH").unwrap_or_default());
+    for target in FUZZ_TARGETS {
+        // Finds go to a throw-away corpus; the committed one grows by hand.
+        let scratch = format!("target/fuzz-corpus/{target}");
+        std::fs::create_dir_all(&scratch).map_err(|e| format!("{scratch}: {e}"))?;
+        let seeds = format!("fuzz/corpus/{target}");
+        let limit = format!("-max_total_time={seconds}");
+        let mut command = Command::new("rustup");
+        command.args(["run", "nightly", "cargo", "fuzz", "run", target, &scratch, &seeds, "--"]);
+        run(command.args([&limit, "-max_len=8192", "-verbosity=0"]).env("PATH", &path))?;
+        println!("fuzz {target}: {seconds} s without a find");
+    }
+    Ok(())
+}
+
+/// aws-lc and ring compile C.
+fn need_c_compiler() -> Result {
+    let there = |name: &str| Command::new(name).arg("--version").output().is_ok();
+    if there("cc") {
+        return Ok(());
+    }
+    let root = Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout == b"0\n");
+    if !root {
+        return Err("no C compiler: apt-get install gcc libc6-dev".to_owned());
+    }
+    run(Command::new("apt-get").arg("update"))?;
+    run(Command::new("apt-get").args(["install", "-y", "gcc", "libc6-dev"]))
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments);
+    command
+}
+
+fn run(command: impl std::borrow::BorrowMut<Command>) -> Result {
+    let mut command = command;
+    let command = command.borrow_mut();
+    let shown = format!("{command:?}");
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{shown}: {status}")),
+        Err(error) => Err(format!("{shown}: {error}")),
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Counts;
+
+    #[test]
+    fn results_and_skips_are_counted() {
+        let mut counts = Counts::default();
+        counts.count("test result: FAILED. 12 passed; 3 failed; 0 ignored; finished");
+        counts.count("SKIP: tiny_memlock: needs another user");
+        assert_eq!((counts.passed, counts.failed), (12, 3));
+        assert_eq!(counts.skips, ["tiny_memlock: needs another user"]);
+        assert!(counts.finish().is_err());
+    }
+}

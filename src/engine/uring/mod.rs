@@ -28,7 +28,8 @@ use crate::error::{ConfigError, Error, Result, SystemError};
 
 pub(super) use setup::{OPERATIONS, RING_ENTRIES, ring};
 
-/// A file operation is cut into pieces, so that the disk sees several at once.
+/// A read is cut into pieces, so that the disk sees several at once. A write is not: writers of
+/// one file wait for each other in the kernel.
 const PIECE_BYTES: usize = 64 << 10;
 /// Pieces with the kernel at a time; with a send and a receive they fit the ring.
 const PIECES_MAX: usize = 32;
@@ -198,7 +199,8 @@ impl Uring {
         for extent in extents {
             let mut left = *extent;
             while left.bytes > 0 {
-                let piece = Extent { bytes: left.bytes.min(PIECE_BYTES), ..left };
+                let piece_bytes = if write { left.bytes } else { left.bytes.min(PIECE_BYTES) };
+                let piece = Extent { bytes: piece_bytes, ..left };
                 left = after(left, piece.bytes);
                 let operation = Operation::Piece { group, extent: piece };
                 self.waiting.push_back(insert(&mut self.operations, operation));
