@@ -201,7 +201,7 @@ impl Source {
     ///
     /// [`Error::InDoubt`] where the target does not confirm.
     pub fn hand_over(mut self) -> Result<SourceReport> {
-        self.shared.check().or_else(|_| Err(self.abort()))?;
+        self.shared.check().map_err(|_| self.abort())?;
         self.guarded(|source| {
             source.session.hand_over()?;
             source.order(0, Order::Control(Control::Handover, vec![]))?;
