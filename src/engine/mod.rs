@@ -151,9 +151,13 @@ fn file_error(write: bool, subject: &str, errno: i32) -> Error {
 /// A read that met the end of its file, or a write that made no progress.
 fn no_progress(write: bool, subject: &str, extent: Extent) -> Error {
     let operation = if write { "write" } else { "read" };
-    SystemError::from_errno(operation, format!("{subject}: nothing at byte {}", extent.file_offset), 0)
-        .remedy("the file shrank meanwhile: leave it alone until the migration has ended")
-        .into()
+    SystemError::from_errno(
+        operation,
+        format!("{subject}: nothing at byte {}", extent.file_offset),
+        0,
+    )
+    .remedy("the file shrank meanwhile: leave it alone until the migration has ended")
+    .into()
 }
 
 #[cfg(test)]

@@ -44,8 +44,7 @@ impl Probe {
     /// Looks.
     pub fn run() -> Self {
         let made = ring(false);
-        let setup_errno =
-            made.as_ref().err().map_or(0, |e| e.raw_os_error().unwrap_or(libc::EIO));
+        let setup_errno = made.as_ref().err().map_or(0, |e| e.raw_os_error().unwrap_or(libc::EIO));
         let mut probe = register::Probe::new();
         let probed = made.is_ok_and(|ring| ring.submitter().register_probe(&mut probe).is_ok());
         let operations = OPERATIONS

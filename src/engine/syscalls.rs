@@ -214,7 +214,13 @@ impl Engine for Syscalls {
         Ok(())
     }
 
-    fn write(&mut self, mut slot: Slot, file: FileId, extents: &[Extent], token: u64) -> Result<()> {
+    fn write(
+        &mut self,
+        mut slot: Slot,
+        file: FileId,
+        extents: &[Extent],
+        token: u64,
+    ) -> Result<()> {
         let file = &self.files[file.0 as usize];
         let calls = &mut self.statistics.system_calls;
         let done = file_io(true, &mut slot, file, extents, calls);

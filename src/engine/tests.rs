@@ -81,7 +81,11 @@ fn what_is_sent_arrives_whole_and_in_order() {
         shutdown(&socket);
         drop(engine);
         assert!(reader.join().unwrap() == expected, "{choice:?}");
-        assert_eq!(std::iter::from_fn(|| pool.take()).collect::<Vec<_>>().len(), 3, "every slot came back");
+        assert_eq!(
+            std::iter::from_fn(|| pool.take()).collect::<Vec<_>>().len(),
+            3,
+            "every slot came back"
+        );
     }
 }
 
@@ -98,10 +102,14 @@ fn receives_fill_their_range_or_end_short() {
             }
         });
         engine.recv(pool.take().unwrap(), 0..101_000).unwrap();
-        let Some(Done::Received { slot, bytes }) = engine.complete(soon()).unwrap() else { panic!() };
+        let Some(Done::Received { slot, bytes }) = engine.complete(soon()).unwrap() else {
+            panic!()
+        };
         assert_eq!((bytes, slot.bytes()[999], slot.bytes()[1000]), (101_000, 1, 2));
         engine.recv(slot, 50..100).unwrap();
-        let Some(Done::Received { slot, bytes }) = engine.complete(soon()).unwrap() else { panic!() };
+        let Some(Done::Received { slot, bytes }) = engine.complete(soon()).unwrap() else {
+            panic!()
+        };
         assert_eq!((bytes, slot.bytes()[73]), (24, 3));
         writer.join().unwrap();
     }
@@ -115,16 +123,22 @@ fn files_are_read_and_written() {
         let mut engine = engine(choice, &pool, &socket);
         let from = memfd(3 * PAYLOAD);
         let into = memfd(0);
-        let source = engine.register_file(Arc::new(from.try_clone().unwrap().into()), "from").unwrap();
-        let target = engine.register_file(Arc::new(into.try_clone().unwrap().into()), "into").unwrap();
+        let source =
+            engine.register_file(Arc::new(from.try_clone().unwrap().into()), "from").unwrap();
+        let target =
+            engine.register_file(Arc::new(into.try_clone().unwrap().into()), "into").unwrap();
         let extents = [
             Extent { file_offset: 4096, slot_offset: HEAD_BYTES, bytes: 8192 },
             Extent { file_offset: 400_000, slot_offset: HEAD_BYTES + 8192, bytes: PAYLOAD - 8192 },
         ];
         engine.read(pool.take().unwrap(), source, &extents, 7).unwrap();
-        let Some(Done::Read { slot, token: 7 }) = engine.complete(soon()).unwrap() else { panic!() };
+        let Some(Done::Read { slot, token: 7 }) = engine.complete(soon()).unwrap() else {
+            panic!()
+        };
         engine.write(slot, target, &extents, 8).unwrap();
-        let Some(Done::Written { token: 8, .. }) = engine.complete(soon()).unwrap() else { panic!() };
+        let Some(Done::Written { token: 8, .. }) = engine.complete(soon()).unwrap() else {
+            panic!()
+        };
         for extent in extents {
             let (mut one, mut two) = (vec![0; extent.bytes], vec![1; extent.bytes]);
             from.read_exact_at(&mut one, extent.file_offset).unwrap();
@@ -148,11 +162,9 @@ fn a_file_that_ends_early_and_one_that_takes_no_more_are_errors_with_their_name(
 
         let sealed = memfd(4096);
         use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-        let sealed_fd = nix::sys::memfd::memfd_create(
-            c"sealed",
-            nix::sys::memfd::MFdFlags::MFD_ALLOW_SEALING,
-        )
-        .unwrap();
+        let sealed_fd =
+            nix::sys::memfd::memfd_create(c"sealed", nix::sys::memfd::MFdFlags::MFD_ALLOW_SEALING)
+                .unwrap();
         fcntl(&sealed_fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW)).unwrap();
         drop(sealed);
         let full = engine.register_file(Arc::new(sealed_fd), "full").unwrap();
@@ -206,7 +218,11 @@ fn dropping_with_operations_under_way_gives_every_slot_back() {
                 drop(peer);
             }
             drop(engine);
-            assert_eq!(std::iter::from_fn(|| pool.take()).collect::<Vec<_>>().len(), 3, "{choice:?} {round}");
+            assert_eq!(
+                std::iter::from_fn(|| pool.take()).collect::<Vec<_>>().len(),
+                3,
+                "{choice:?} {round}"
+            );
         }
     }
 }

@@ -5,7 +5,7 @@
 mod receiver;
 mod sender;
 
-pub use receiver::{Receiver, Received};
+pub use receiver::{Received, Receiver};
 pub use sender::Sender;
 
 use std::os::fd::OwnedFd;

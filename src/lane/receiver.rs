@@ -51,7 +51,13 @@ impl Receiver {
     }
 
     /// Writes extents of a slot to a file; comes back as [`Received::Written`].
-    pub fn write(&mut self, slot: Slot, file: FileId, extents: &[Extent], token: u64) -> Result<()> {
+    pub fn write(
+        &mut self,
+        slot: Slot,
+        file: FileId,
+        extents: &[Extent],
+        token: u64,
+    ) -> Result<()> {
         self.engine.write(slot, file, extents, token)
     }
 

@@ -8,7 +8,9 @@ use crate::buffer::{HEAD_BYTES, Pool, Slot};
 use crate::engine::{Done, Engine, EngineStatistics, Extent, FileId};
 use crate::error::Result;
 use crate::seal::Sealer;
-use crate::wire::{Control, HEAD_BYTES_MAX, PREFIX_BYTES, PageRun, Prefix, TAG_BYTES, encode_pages};
+use crate::wire::{
+    Control, HEAD_BYTES_MAX, PREFIX_BYTES, PageRun, Prefix, TAG_BYTES, encode_pages,
+};
 
 /// Seals frames and sends them in their order.
 pub struct Sender {

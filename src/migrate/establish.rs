@@ -201,7 +201,8 @@ impl Listener {
     ) -> Result<Vec<Lane>> {
         let mut lanes = vec![first];
         while lanes.len() < usize::from(count) {
-            let (mut socket, message) = self.next_hello(config, wire.cancel, Some(wire.deadline))?;
+            let (mut socket, message) =
+                self.next_hello(config, wire.cancel, Some(wire.deadline))?;
             let Ok(DiallerHello::Join(hello)) = DiallerHello::parse(&message) else { continue };
             let Ok((joined, reply)) = trust::answer_join(keys.session, &hello) else { continue };
             if usize::from(joined.lane) != lanes.len() || joined.generation != 0 {
@@ -229,7 +230,11 @@ impl Listener {
             match self.socket.accept() {
                 Ok((socket, _)) => self.admit(socket, config),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => std::thread::sleep(POLL),
-                Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        ErrorKind::Interrupted | ErrorKind::ConnectionAborted
+                    ) => {}
                 Err(e) => return Err(SystemError::from_io("accept", "listener", &e).into()),
             }
             let now = Instant::now();
@@ -333,7 +338,8 @@ impl Wire<'_> {
         self.read(&mut socket, &mut frame)?;
         let reason = "its first sealed frame does not verify";
         let refused = || Error::from(PeerError::NotAuthenticated { reason });
-        let prefix = Prefix::parse(*frame.first_chunk().expect("8 of 56"), 0).map_err(|_| refused())?;
+        let prefix =
+            Prefix::parse(*frame.first_chunk().expect("8 of 56"), 0).map_err(|_| refused())?;
         let header = opener.open_header(&mut frame, prefix).map_err(|_| refused())?;
         match parse_header(header, 0, &[]) {
             Ok(Opened::Control(Control::Confirm)) => {}
@@ -418,12 +424,18 @@ fn tune(socket: &TcpStream, config: &Config) -> Result<()> {
         setsockopt(socket, sockopt::RcvBuf, &bytes).map_err(|e| failed("SO_RCVBUF", e))?;
     }
     if let Some(name) = &config.congestion {
-        setsockopt(socket, sockopt::TcpCongestion, &std::ffi::OsString::from(name)).map_err(|e| {
-            Error::from(
-                SystemError::from_errno("setsockopt", format!("TCP_CONGESTION {name}"), e as i32)
+        setsockopt(socket, sockopt::TcpCongestion, &std::ffi::OsString::from(name)).map_err(
+            |e| {
+                Error::from(
+                    SystemError::from_errno(
+                        "setsockopt",
+                        format!("TCP_CONGESTION {name}"),
+                        e as i32,
+                    )
                     .remedy("see sysctl net.ipv4.tcp_available_congestion_control"),
-            )
-        })?;
+                )
+            },
+        )?;
     }
     Ok(())
 }

@@ -120,7 +120,10 @@ impl Shared {
     fn end(&self, threads: Vec<JoinHandle<LaneStatistics>>) -> Vec<LaneStatistics> {
         self.stop.store(true, Ordering::Release);
         let deadline = Instant::now() + GRACE;
-        while !self.is_over() && Instant::now() < deadline && !threads.iter().all(JoinHandle::is_finished) {
+        while !self.is_over()
+            && Instant::now() < deadline
+            && !threads.iter().all(JoinHandle::is_finished)
+        {
             std::thread::sleep(Duration::from_millis(2));
         }
         self.cut();

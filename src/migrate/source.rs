@@ -8,9 +8,7 @@ use std::time::Instant;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 
 use super::source_lane::{Ended, Order, SourceLane, Work};
-use super::{
-    Bandwidth, Canceller, LaneStatistics, Lanes, Progress, Shared, TICK, ended_by_peer,
-};
+use super::{Bandwidth, Canceller, LaneStatistics, Lanes, Progress, Shared, TICK, ended_by_peer};
 use crate::buffer::{HEAD_BYTES, Pool};
 use crate::config::{Config, PAGE_BYTES, STRIPE_BYTES};
 use crate::engine::{self, EngineSetup};
@@ -82,15 +80,26 @@ impl Source {
             let (own, ended, ours) = (config.clone(), ended_in.clone(), Arc::clone(&socket));
             threads.push(spawn(format!("sealane-s{index}"), move || {
                 let (shared, regions, bandwidth) = setup;
-                let made = sending_half(&own, frame_bytes, ours, sealer, index).and_then(|mut sender| {
-                    let files = register(&regions, |file, name| sender.register_file(file, name))?;
-                    Ok((sender, files))
-                });
+                let made =
+                    sending_half(&own, frame_bytes, ours, sealer, index).and_then(|mut sender| {
+                        let files =
+                            register(&regions, |file, name| sender.register_file(file, name))?;
+                        Ok((sender, files))
+                    });
                 match made {
                     Ok((sender, files)) => {
                         let (lane, work) = (index, Work::default());
-                        SourceLane { lane, sender, regions, files, frame_bytes, shared, bandwidth, work }
-                            .run(&order_out, &ended)
+                        SourceLane {
+                            lane,
+                            sender,
+                            regions,
+                            files,
+                            frame_bytes,
+                            shared,
+                            bandwidth,
+                            work,
+                        }
+                        .run(&order_out, &ended)
                     }
                     Err(error) => {
                         shared.fail(error);
@@ -99,7 +108,8 @@ impl Source {
                 }
             })?);
             if index == 0 {
-                let (shared, own, events) = (Arc::clone(&shared), config.clone(), events_in.clone());
+                let (shared, own, events) =
+                    (Arc::clone(&shared), config.clone(), events_in.clone());
                 threads.push(spawn("sealane-control".to_owned(), move || {
                     if let Err(error) = listen(&own, socket, opener, &shared, &events)
                         && !shared.is_over()
@@ -137,7 +147,9 @@ impl Source {
         if dirty.len() != self.regions.len()
             || dirty.iter().zip(self.regions.iter()).any(|(d, r)| d.pages() != r.pages())
         {
-            return Err(Error::Misuse("one dirty bitmap for each region, as long as it".to_owned()));
+            return Err(Error::Misuse(
+                "one dirty bitmap for each region, as long as it".to_owned(),
+            ));
         }
         let begin = Instant::now();
         self.guarded(|source| {
@@ -164,7 +176,10 @@ impl Source {
     /// [`Error::Misuse`] where the state is longer than 64 MiB; else what ended the session.
     pub fn commit(&mut self, state: &[u8]) -> Result<()> {
         if state.len() as u64 > STATE_BYTES_MAX {
-            return Err(Error::Misuse(format!("device state of {} bytes, at most {STATE_BYTES_MAX}", state.len())));
+            return Err(Error::Misuse(format!(
+                "device state of {} bytes, at most {STATE_BYTES_MAX}",
+                state.len()
+            )));
         }
         self.guarded(|source| {
             source.session.commit()?;
@@ -254,10 +269,14 @@ impl Source {
             };
             match self.session.on_control(&control)? {
                 SourceEvent::Alive => {}
-                SourceEvent::Refused | SourceEvent::Cancelled => return Err(ended_by_peer(&payload)),
+                SourceEvent::Refused | SourceEvent::Cancelled => {
+                    return Err(ended_by_peer(&payload));
+                }
                 event if event == wanted => return Ok(()),
                 event => {
-                    return Err(PeerError::Protocol(format!("{event:?} while {wanted:?} was due")).into());
+                    return Err(
+                        PeerError::Protocol(format!("{event:?} while {wanted:?} was due")).into()
+                    );
                 }
             }
         }

@@ -18,8 +18,14 @@ use crate::wire::{Control, PageRun, RUNS_MAX};
 /// What the caller's thread asks of a lane.
 pub(super) enum Order {
     /// Pages of one stripe.
-    Pages { round: u32, region: u16, run: Run },
-    RoundEnd { round: u32 },
+    Pages {
+        round: u32,
+        region: u16,
+        run: Run,
+    },
+    RoundEnd {
+        round: u32,
+    },
     Control(Control, Vec<u8>),
     /// END; the totals come back.
     End,
@@ -89,7 +95,11 @@ struct Read {
 }
 
 impl SourceLane {
-    pub(super) fn run(mut self, orders: &Receiver<Order>, ended: &ChannelSender<Ended>) -> LaneStatistics {
+    pub(super) fn run(
+        mut self,
+        orders: &Receiver<Order>,
+        ended: &ChannelSender<Ended>,
+    ) -> LaneStatistics {
         if let Err(error) = self.work(orders, ended) {
             self.shared.fail(error);
         }
@@ -278,7 +288,10 @@ impl SourceLane {
     }
 
     fn drain(&mut self) -> Result<()> {
-        while !(self.work.ready.is_empty() && self.work.reading.is_empty() && self.sender.can_send()) {
+        while !(self.work.ready.is_empty()
+            && self.work.reading.is_empty()
+            && self.sender.can_send())
+        {
             self.step()?;
         }
         Ok(())
@@ -299,7 +312,10 @@ impl SourceLane {
     }
 
     fn heartbeat(&mut self) -> Result<()> {
-        if self.lane == 0 && self.work.last_sent.elapsed() >= HEARTBEAT && self.work.filling.is_none() {
+        if self.lane == 0
+            && self.work.last_sent.elapsed() >= HEARTBEAT
+            && self.work.filling.is_none()
+        {
             return self.control(Control::Heartbeat, &[]);
         }
         Ok(())

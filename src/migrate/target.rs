@@ -67,7 +67,14 @@ impl Target {
                 let peer_timeout = own.peer_timeout;
                 match made {
                     Ok(receiver) => TargetLane {
-                        lane, receiver, session, regions, shared, events, peer_timeout, work,
+                        lane,
+                        receiver,
+                        session,
+                        regions,
+                        shared,
+                        events,
+                        peer_timeout,
+                        work,
                     }
                     .run(),
                     Err(error) => {
@@ -77,7 +84,8 @@ impl Target {
                 }
             })?);
             if index == 0 {
-                let (shared, own, orders) = (Arc::clone(&shared), config.clone(), order_out.clone());
+                let (shared, own, orders) =
+                    (Arc::clone(&shared), config.clone(), order_out.clone());
                 threads.push(spawn("sealane-control".to_owned(), move || {
                     let pool = Pool::new(2, PAGE_BYTES);
                     let made = pool.and_then(|pool| {
@@ -117,7 +125,8 @@ impl Target {
     pub fn accept(&mut self, regions: Vec<Region>) -> Result<()> {
         let by_name = |name: &str| regions.iter().find(|region| region.name() == name);
         let mut ordered = Vec::new();
-        for (name, bytes) in self.offer.clone().entries().iter().map(|e| (e.name.as_str(), e.bytes)) {
+        for (name, bytes) in self.offer.clone().entries().iter().map(|e| (e.name.as_str(), e.bytes))
+        {
             let wrong = match by_name(name) {
                 None => format!("region {name:?} of {bytes} bytes is not there"),
                 Some(region) if region.bytes() != bytes => {
@@ -157,14 +166,16 @@ impl Target {
     ///
     /// What ended the session.
     pub fn receive(&mut self) -> Result<Vec<u8>> {
-        self.guarded(|target| loop {
-            match target.event()?.0 {
-                TargetEvent::RoundOver(round) => target.say(Control::RoundDone { round }),
-                TargetEvent::Committed => {
-                    let mut session = target.session.lock().expect("no panic while held");
-                    return Ok(session.take_state());
+        self.guarded(|target| {
+            loop {
+                match target.event()?.0 {
+                    TargetEvent::RoundOver(round) => target.say(Control::RoundDone { round }),
+                    TargetEvent::Committed => {
+                        let mut session = target.session.lock().expect("no panic while held");
+                        return Ok(session.take_state());
+                    }
+                    event => return unexpected(&event),
                 }
-                event => return unexpected(&event),
             }
         })
     }
@@ -255,7 +266,6 @@ impl Drop for Target {
         self.shared.end(std::mem::take(&mut self.threads));
     }
 }
-
 
 fn unexpected<T>(event: &TargetEvent) -> Result<T> {
     Err(PeerError::Protocol(format!("{event:?} was not due")).into())

@@ -104,11 +104,18 @@ impl TargetLane {
         }
     }
 
-    fn place(&mut self, slot: Slot, region: usize, regions: &[Region], runs: &[PageRun]) -> Result<()> {
+    fn place(
+        &mut self,
+        slot: Slot,
+        region: usize,
+        regions: &[Region],
+        runs: &[PageRun],
+    ) -> Result<()> {
         let memory = &regions[region];
         let span = |run: &PageRun| Run { first_page: run.first_page, pages: run.pages.into() };
         let overlaps = |w: &Writing| {
-            w.region == region && w.runs.iter().any(|one| runs.iter().any(|two| one.overlaps(&span(two))))
+            w.region == region
+                && w.runs.iter().any(|one| runs.iter().any(|two| one.overlaps(&span(two))))
         };
         if self.work.writing.iter().any(overlaps) {
             self.drain()?;

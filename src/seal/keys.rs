@@ -114,7 +114,9 @@ fn expand<const N: usize>(
     let info = [&lengths[..], PREFIX, label.as_bytes(), &context_bytes, context];
     let mut out = Zeroizing::new([0; N]);
     Hkdf::<Sha256>::from_prk(secret)
-        .and_then(|hkdf| hkdf.expand_multi_info(&info, &mut out[..]).map_err(|_| hkdf::InvalidPrkLength))
+        .and_then(|hkdf| {
+            hkdf.expand_multi_info(&info, &mut out[..]).map_err(|_| hkdf::InvalidPrkLength)
+        })
         .expect("32 bytes are a key, and less than 255 blocks are asked for");
     out
 }

@@ -22,10 +22,7 @@ enum State {
 impl Opener {
     /// An opener at frame 0.
     pub fn new(provider: Provider, secret: LaneSecret, limits: KeyLimits, lane: u16) -> Self {
-        Self {
-            schedule: Schedule::new(provider, secret, limits, lane),
-            state: State::Header,
-        }
+        Self { schedule: Schedule::new(provider, secret, limits, lane), state: State::Header }
     }
 
     /// Opens the header of the next frame. `head` is `prefix | sealed header | tag`. A frame
@@ -94,9 +91,7 @@ impl Opener {
 
     fn out_of_turn(&self) -> Error {
         match self.state {
-            State::Dead => {
-                Error::Unseal { lane: self.schedule.lane, frame: self.schedule.counter }
-            }
+            State::Dead => Error::Unseal { lane: self.schedule.lane, frame: self.schedule.counter },
             _ => Error::Misuse("header and payload of a frame are opened in turn".to_owned()),
         }
     }

@@ -35,7 +35,11 @@ fn frame(header: &[u8], payload: &[u8]) -> (Vec<u8>, Prefix) {
     (frame, prefix)
 }
 
-fn open(opener: &mut Opener, frame: &mut [u8], prefix: Prefix) -> Result<(Vec<u8>, Vec<u8>), Error> {
+fn open(
+    opener: &mut Opener,
+    frame: &mut [u8],
+    prefix: Prefix,
+) -> Result<(Vec<u8>, Vec<u8>), Error> {
     let (head, body) = frame.split_at_mut(prefix.head_bytes().min(frame.len()));
     let header = opener.open_header(head, prefix)?.to_vec();
     if prefix.payload_bytes() > 0 {

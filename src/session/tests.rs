@@ -8,15 +8,18 @@ fn offered(lanes: u16) -> Target {
     let entry = RegionEntry { name: "ram".to_owned(), bytes: 8 << 20 };
     let table = RegionTable::new(vec![entry]).unwrap().encode();
     let offer = Control::Offer { payload_bytes: table.len() };
-    assert!(matches!(
-        target.on_control(0, &offer, &table, 1).unwrap(),
-        TargetEvent::Offered(_)
-    ));
+    assert!(matches!(target.on_control(0, &offer, &table, 1).unwrap(), TargetEvent::Offered(_)));
     target.accept().unwrap();
     target
 }
 
-fn pages(target: &mut Target, lane: u16, round: u32, first_page: u64, count: u32) -> crate::Result<()> {
+fn pages(
+    target: &mut Target,
+    lane: u16,
+    round: u32,
+    first_page: u64,
+    count: u32,
+) -> crate::Result<()> {
     let mut header = [0; 64];
     let run = PageRun { first_page, pages: count, zero: true };
     let bytes = encode_pages(&mut header, 0, round, &[run]);

@@ -9,6 +9,6 @@ mod join;
 mod noise;
 mod secret;
 
-pub use join::{Joined, JoinRequest, answer_join};
+pub use join::{JoinRequest, Joined, answer_join};
 pub use noise::{Dialler, Listener};
 pub use secret::OneTimeSecret;

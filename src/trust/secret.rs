@@ -51,7 +51,8 @@ impl OneTimeSecret {
     ///
     /// [`Error::Config`] where that is not what it holds.
     pub fn from_text(text: &str) -> Result<Self> {
-        let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+        let mut lines =
+            text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
         let line = lines.next().ok_or_else(|| unfit("nothing".to_owned()))?;
         if lines.next().is_some() {
             return Err(unfit("several lines".to_owned()));
@@ -77,7 +78,8 @@ impl OneTimeSecret {
         let shown = path.display().to_string();
         let system = |operation, e: &std::io::Error| SystemError::from_io(operation, &shown, e);
         let file = fs::File::open(path).map_err(|e| {
-            system("open", &e).remedy("make one with `sealane secret new` and copy it to both hosts")
+            system("open", &e)
+                .remedy("make one with `sealane secret new` and copy it to both hosts")
         })?;
         // Of the open file and not of the path, which somebody could exchange in between.
         let metadata = file.metadata().map_err(|e| system("stat", &e))?;
@@ -86,7 +88,9 @@ impl OneTimeSecret {
                 key: "secret file",
                 found: format!("{shown} with mode {:04o}", metadata.mode() & 0o7777),
                 wanted: "a file that only its owner can read (mode 0600)".to_owned(),
-                remedy: format!("make a new secret: others may have read this one; else chmod 600 {shown}"),
+                remedy: format!(
+                    "make a new secret: others may have read this one; else chmod 600 {shown}"
+                ),
             }));
         }
         if metadata.len() > 4096 {
@@ -122,9 +126,8 @@ impl OneTimeSecret {
             .map_err(|e| {
                 let error = SystemError::from_io("create", &shown, &e);
                 match e.kind() {
-                    std::io::ErrorKind::AlreadyExists => {
-                        error.remedy("it exists and is left alone: choose another name or remove it")
-                    }
+                    std::io::ErrorKind::AlreadyExists => error
+                        .remedy("it exists and is left alone: choose another name or remove it"),
                     _ => error,
                 }
             })?;
@@ -180,7 +183,14 @@ mod tests {
         let hex = "ab".repeat(32);
         let plain = OneTimeSecret::from_text(&hex).unwrap();
         assert_eq!(OneTimeSecret::from_text(&format!("# c\nvm1:{hex}\n")).unwrap().0, plain.0);
-        for bad in ["", "abc", &"ab".repeat(31), &"zz".repeat(32), &format!("{hex}\n{hex}"), &"+1".repeat(32)] {
+        for bad in [
+            "",
+            "abc",
+            &"ab".repeat(31),
+            &"zz".repeat(32),
+            &format!("{hex}\n{hex}"),
+            &"+1".repeat(32),
+        ] {
             assert!(OneTimeSecret::from_text(bad).is_err(), "{bad}");
         }
     }

@@ -184,7 +184,11 @@ pub enum Refusal {
 
 const REFUSALS: [(Refusal, u8, &str); 6] = [
     (Refusal::Role, 1, "it has the same role (both ends are source, or both target)"),
-    (Refusal::Version, 2, "it speaks another version of the protocol: run the same release at both ends"),
+    (
+        Refusal::Version,
+        2,
+        "it speaks another version of the protocol: run the same release at both ends",
+    ),
     (Refusal::SecretSpent, 3, "the secret has carried a migration already: make a new one"),
     (Refusal::Busy, 4, "it is busy with another migration"),
     (Refusal::Limits, 5, "lanes or frame size are outside what it allows"),
@@ -389,13 +393,8 @@ mod tests {
     #[test]
     fn join_survives_and_its_padding_is_checked() {
         // W-17
-        let join = JoinHello {
-            lane: 3,
-            generation: 0,
-            session_id: [1; 16],
-            nonce: [2; 32],
-            mac: [3; 32],
-        };
+        let join =
+            JoinHello { lane: 3, generation: 0, session_id: [1; 16], nonce: [2; 32], mac: [3; 32] };
         let bytes = join.encode();
         assert_eq!(DiallerHello::parse(&bytes).unwrap(), DiallerHello::Join(join));
         assert_eq!(bytes[32..64], [2; 32]);

@@ -64,8 +64,14 @@ const _: () = assert!(HEAD_BYTES_MAX <= crate::config::PAGE_BYTES);
 
 /// The fixed part of a header as it lies on the wire.
 #[derive(
-    Clone, Copy, Debug, Default,
-    zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout, zerocopy::Immutable,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    zerocopy::FromBytes,
+    zerocopy::IntoBytes,
+    zerocopy::KnownLayout,
+    zerocopy::Immutable,
     zerocopy::Unaligned,
 )]
 #[repr(C)]
@@ -105,7 +111,11 @@ pub fn parse_header<'a>(
         .map_err(|_| malformed("header", "length", 0, "32 bytes or more", header.len() as u64))?;
     let fixed: &RawHeader = zerocopy::Ref::into_ref(fixed);
     // W-8
-    let reserved = [(1, u64::from(fixed.flags)), (6, fixed.zero16.get().into()), (12, fixed.zero32.get().into())];
+    let reserved = [
+        (1, u64::from(fixed.flags)),
+        (6, fixed.zero16.get().into()),
+        (12, fixed.zero32.get().into()),
+    ];
     for (offset, value) in reserved {
         expect_zero("header", "reserved field", offset, value)?;
     }

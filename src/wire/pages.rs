@@ -21,7 +21,9 @@ pub struct PageRun {
     pub zero: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 struct RawRun {
     first_page: U64,
@@ -116,7 +118,13 @@ pub(super) fn parse<'a>(
         let offset = HEADER_FIXED_BYTES + index * RUN_BYTES;
         let (first, pages) = (run.first_page.get(), u64::from(run.pages.get()));
         if run.flags.get() > FLAG_ZERO {
-            return Err(malformed(WHAT, "run flags", offset + 12, "0 or 1", run.flags.get().into()));
+            return Err(malformed(
+                WHAT,
+                "run flags",
+                offset + 12,
+                "0 or 1",
+                run.flags.get().into(),
+            ));
         }
         if pages == 0 {
             return Err(malformed(WHAT, "run pages", offset + 8, "1 or more", 0));

@@ -32,10 +32,7 @@ impl Prefix {
     /// # Errors
     ///
     /// [`PeerError::Malformed`] with the field that breaks W-2, W-3 or W-4.
-    pub fn parse(
-        bytes: [u8; PREFIX_BYTES],
-        payload_bytes_max: usize,
-    ) -> Result<Self, PeerError> {
+    pub fn parse(bytes: [u8; PREFIX_BYTES], payload_bytes_max: usize) -> Result<Self, PeerError> {
         let header_bytes = u16::from_le_bytes([bytes[0], bytes[1]]);
         let reserved = u16::from_le_bytes([bytes[2], bytes[3]]);
         let payload_bytes = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
@@ -109,14 +106,14 @@ mod tests {
     #[test]
     fn lengths_outside_the_rules_are_refused() {
         for (header, reserved, payload) in [
-            (0u16, 0u16, 0u32),   // W-2: too short
-            (31, 0, 0),           // W-2
-            (33, 0, 0),           // W-2: not in steps
-            (3888, 0, 0),         // W-2: too long
-            (u16::MAX, 0, 0),     // W-2
-            (32, 0, 65537),       // W-3: above the agreed size
-            (32, 0, u32::MAX),    // W-3
-            (32, 1, 0),           // W-4: reserved
+            (0u16, 0u16, 0u32), // W-2: too short
+            (31, 0, 0),         // W-2
+            (33, 0, 0),         // W-2: not in steps
+            (3888, 0, 0),       // W-2: too long
+            (u16::MAX, 0, 0),   // W-2
+            (32, 0, 65537),     // W-3: above the agreed size
+            (32, 0, u32::MAX),  // W-3
+            (32, 1, 0),         // W-4: reserved
         ] {
             let mut bytes = [0; 8];
             bytes[..2].copy_from_slice(&header.to_le_bytes());

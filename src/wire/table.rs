@@ -42,7 +42,9 @@ impl RegionTable {
         for entry in &entries {
             if !name_is_allowed(&entry.name) {
                 let name = &entry.name;
-                return Err(format!("region name {name:?}: 1 to 255 bytes without control characters"));
+                return Err(format!(
+                    "region name {name:?}: 1 to 255 bytes without control characters"
+                ));
             }
             if entry.bytes == 0 {
                 return Err(format!("region {:?} is empty", entry.name));
@@ -54,7 +56,9 @@ impl RegionTable {
         let table = Self { entries };
         let bytes = table.encode().len();
         if bytes > TABLE_BYTES_MAX {
-            return Err(format!("the region table takes {bytes} bytes of {TABLE_BYTES_MAX}: use shorter names"));
+            return Err(format!(
+                "the region table takes {bytes} bytes of {TABLE_BYTES_MAX}: use shorter names"
+            ));
         }
         Ok(table)
     }

@@ -95,7 +95,8 @@ fn refused(error: &std::io::Error, setup: &EngineSetup<'_>) -> Error {
             match super::super::probe::io_uring_disabled() {
                 Some(0) | None =>
                     "a seccomp filter of the container or service forbids it, or the kernel lacks \
-                     it: allow io_uring_setup, io_uring_enter and io_uring_register".to_owned(),
+                     it: allow io_uring_setup, io_uring_enter and io_uring_register"
+                        .to_owned(),
                 Some(value) => format!("sysctl kernel.io_uring_disabled is {value}: set it to 0"),
             }
         )),

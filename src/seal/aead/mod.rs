@@ -20,12 +20,8 @@ pub trait AeadKey: Send {
     /// # Errors
     ///
     /// [`TagMismatch`] where key, nonce, associated data or any byte differs.
-    fn open(
-        &self,
-        nonce: [u8; 12],
-        aad: &[u8],
-        data_and_tag: &mut [u8],
-    ) -> Result<(), TagMismatch>;
+    fn open(&self, nonce: [u8; 12], aad: &[u8], data_and_tag: &mut [u8])
+    -> Result<(), TagMismatch>;
 }
 
 /// A tag did not verify.
@@ -106,7 +102,7 @@ impl Provider {
     }
 
     /// A key of this provider.
-    pub(crate) fn key(self, key: &[u8; 32]) -> Box<dyn AeadKey> {
+    pub fn key(self, key: &[u8; 32]) -> Box<dyn AeadKey> {
         match self {
             Self::AwsLc => Box::new(aws_lc::Key::new(key)),
             Self::Ring => Box::new(ring::Key::new(key)),

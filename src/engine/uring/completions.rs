@@ -1,0 +1,185 @@
+//! What the kernel says of the operations that it had.
+
+use io_uring::cqueue;
+
+use super::super::{Done, Extent, file_error, no_progress, socket_error};
+use super::{Group, NOBODY, Operation, Transfer, Uring, ZeroCopySend, after, insert, setup};
+use crate::error::{ConfigError, Error, Result};
+
+impl Uring {
+    pub(super) fn reap(&mut self) -> Result<()> {
+        loop {
+            let Some(completion) = self.ring.completion().next() else { return Ok(()) };
+            if completion.user_data() == NOBODY {
+                continue;
+            }
+            let index = completion.user_data() as usize;
+            let (result, flags) = (completion.result(), completion.flags());
+            if cqueue::notif(flags) {
+                self.notified(index, result);
+            } else if cqueue::more(flags) {
+                self.zero_copy_taken(index, result)?;
+            } else {
+                self.in_kernel -= 1;
+                self.ended(index, result)?;
+            }
+        }
+    }
+
+    /// The bytes of a zero-copy send were taken, or not; its notification will follow.
+    fn zero_copy_taken(&mut self, index: usize, result: i32) -> Result<()> {
+        let Some(Operation::SendZeroCopy { transfer, slot_only }) = &mut self.operations[index]
+        else {
+            return Ok(());
+        };
+        *slot_only = true;
+        let bytes = transfer.bytes;
+        match usize::try_from(result) {
+            Ok(sent) if sent == transfer.range.len() => {
+                self.sending = false;
+                self.done.push_back(Ok(Done::Sent { bytes }));
+            }
+            // A short count comes before a signal or an error; the next send will show which. The
+            // rest waits for the notification, when the slot is ours again.
+            Ok(sent) => transfer.range.start += sent,
+            Err(_) => {
+                self.sending = false;
+                self.done.push_back(Err(socket_error("send", self.lane, -result)));
+                transfer.range.start = transfer.range.end;
+            }
+        }
+        if let Some(Operation::SendZeroCopy { transfer, .. }) = &mut self.operations[index]
+            && !self.sending
+        {
+            transfer.range.start = transfer.range.end;
+        }
+        Ok(())
+    }
+
+    /// The kernel is done with the slot of a zero-copy send.
+    fn notified(&mut self, index: usize, result: i32) {
+        self.in_kernel -= 1;
+        let Some(Operation::SendZeroCopy { transfer, .. }) = self.operations[index].take() else {
+            return;
+        };
+        if result as u32 & setup::NOTIF_USAGE_ZC_COPIED == 0 {
+            self.statistics.zero_copy_kept += 1;
+        } else {
+            self.statistics.zero_copy_copied += 1;
+            match self.zero_copy {
+                ZeroCopySend::Required => self.done.push_back(Err(not_zero_copy(self.lane))),
+                _ => self.zero_copy = ZeroCopySend::Off,
+            }
+        }
+        if !transfer.range.is_empty() {
+            let rest = self.start(Operation::Send(transfer));
+            self.done.extend(rest.err().map(Err));
+        }
+    }
+
+    fn ended(&mut self, index: usize, result: i32) -> Result<()> {
+        match self.operations[index].take().expect("completed once") {
+            Operation::Send(transfer) => self.sent(transfer, result),
+            // Without F_MORE no notification follows: refused before it began.
+            Operation::SendZeroCopy { transfer, .. } => self.sent(transfer, result),
+            Operation::Recv(transfer) => self.received(transfer, result),
+            Operation::Piece { group, extent } => {
+                self.pieces_in_kernel -= 1;
+                self.piece_ended(group, extent, result)?;
+                self.feed()
+            }
+        }
+    }
+
+    fn sent(&mut self, mut transfer: Transfer, result: i32) -> Result<()> {
+        match result {
+            1.. => transfer.range.start += result as usize,
+            0 if transfer.range.is_empty() => {}
+            _ if retry(result) => {}
+            _ => {
+                self.sending = false;
+                self.done.push_back(Err(socket_error("send", self.lane, -result)));
+                return Ok(());
+            }
+        }
+        if !transfer.range.is_empty() {
+            return self.start(Operation::Send(transfer));
+        }
+        self.sending = false;
+        self.done.push_back(Ok(Done::Sent { bytes: transfer.bytes }));
+        Ok(())
+    }
+
+    fn received(&mut self, mut transfer: Transfer, result: i32) -> Result<()> {
+        match result {
+            0.. => transfer.range.start += result as usize,
+            _ if retry(result) => {}
+            _ => {
+                self.receiving = false;
+                self.done.push_back(Err(socket_error("recv", self.lane, -result)));
+                return Ok(());
+            }
+        }
+        if result != 0 && !transfer.range.is_empty() {
+            return self.start(Operation::Recv(transfer));
+        }
+        self.receiving = false;
+        let bytes = transfer.bytes - transfer.range.len();
+        self.done.push_back(Ok(Done::Received { slot: transfer.slot, bytes }));
+        Ok(())
+    }
+
+    fn piece_ended(&mut self, index: usize, extent: Extent, result: i32) -> Result<()> {
+        let group = self.groups[index].as_mut().expect("it lives as long as its pieces");
+        let subject = &self.files[group.file.0 as usize].1;
+        let error = match result {
+            0 => Some(no_progress(group.write, subject, extent)),
+            _ if retry(result) => None,
+            1.. if result as usize == extent.bytes => {
+                group.left -= 1;
+                if group.left == 0 {
+                    self.end_group(index);
+                }
+                return Ok(());
+            }
+            1.. => None,
+            _ => Some(file_error(group.write, subject, -result)),
+        };
+        if error.is_some() {
+            group.error = group.error.take().or(error);
+            group.left -= 1;
+            if group.left == 0 {
+                self.end_group(index);
+            }
+            return Ok(());
+        }
+        let extent = after(extent, result.max(0) as usize);
+        let operation = Operation::Piece { group: index, extent };
+        self.waiting.push_back(insert(&mut self.operations, operation));
+        Ok(())
+    }
+
+    pub(super) fn end_group(&mut self, index: usize) {
+        let Group { slot, write, token, error, .. } = self.groups[index].take().expect("ends once");
+        self.done.push_back(match error {
+            Some(error) => Err(error),
+            None if write => Ok(Done::Written { slot, token }),
+            None => Ok(Done::Read { slot, token }),
+        });
+    }
+}
+
+fn retry(result: i32) -> bool {
+    matches!(-result, libc::EINTR | libc::EAGAIN)
+}
+
+fn not_zero_copy(lane: u16) -> Error {
+    Error::Config(ConfigError {
+        key: "zero_copy = require",
+        found: format!("lane {lane}: the kernel copied what was sent"),
+        wanted: "a network path that sends from the slots themselves".to_owned(),
+        remedy: "loopback and veth always copy; use a NIC with scatter-gather and checksum \
+                 offload, or zero_copy = auto"
+            .to_owned(),
+    })
+}
