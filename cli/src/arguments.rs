@@ -45,7 +45,8 @@ pub(crate) enum SecretCommand {
 #[derive(Args, Clone)]
 pub(crate) struct DemoArguments {
     /// Size of the guest in MiB
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
+    #[arg(long, default_value_t = 1024)]
+    #[arg(value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
     pub(crate) mib: u64,
     /// Longest pause of the guest that the last round may be expected to take, in ms
     #[arg(long, default_value_t = 50)]

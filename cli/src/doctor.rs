@@ -72,7 +72,7 @@ fn kernel(line: &mut Line<'_>) {
     } else {
         format!("limit {} KiB", lock.soft_bytes >> 10)
     };
-    let found = format!("{limit}; one lane needs {} KiB, eight {} KiB", one >> 10, 8 * one >> 10);
+    let found = format!("{limit}; one lane needs {} KiB, eight {} KiB", one >> 10, (8 * one) >> 10);
     let state = match (lock.allows(one), lock.allows(8 * one)) {
         (true, true) => State::Ok,
         (true, false) => State::Degraded,

@@ -92,7 +92,7 @@ impl Vcpu {
     ) -> io::Result<()> {
         let mut random = Random(self.random);
         let words = bytes / 8;
-        let span = if random.next() % 10 == 0 { words } else { words / 16 };
+        let span = if random.next().is_multiple_of(10) { words } else { words / 16 };
         let at = random.next() % span * 8;
         let mut word = [0; 8];
         memory.read_exact_at(&mut word, at)?;

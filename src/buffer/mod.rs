@@ -112,6 +112,11 @@ impl Pool {
         self.0.stride_bytes
     }
 
+    /// Bytes of a slot's payload.
+    pub fn payload_bytes(&self) -> usize {
+        self.0.stride_bytes - HEAD_BYTES - TAIL_BYTES
+    }
+
     /// Address of a slot, to register it with the kernel.
     pub(crate) fn address(&self, index: usize) -> *mut u8 {
         assert!(index < self.0.slots);

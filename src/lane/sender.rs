@@ -28,6 +28,11 @@ impl Sender {
         Self { engine, pool, sealer, lane, stalls: 0, bytes: 0 }
     }
 
+    /// Most payload bytes of a frame.
+    pub fn frame_bytes(&self) -> usize {
+        self.pool.payload_bytes()
+    }
+
     /// A free slot. None: call [`Self::wait`] and try again.
     pub fn take_slot(&mut self) -> Option<Slot> {
         self.pool.take()

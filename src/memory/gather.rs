@@ -194,7 +194,9 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(40))]
         #[test]
         fn both_ways_gather_the_same(
-            zero in prop::collection::vec(any::<bool>(), 1..40), room in 1usize..50, most in 1usize..50,
+            zero in prop::collection::vec(any::<bool>(), 1..40),
+            room in 1usize..50,
+            most in 1usize..50,
         ) {
             let file = memfd(zero.len() as u64 * 4096);
             let pages = fill(&file, &zero);
@@ -204,7 +206,8 @@ mod tests {
             let mut runs = Vec::new();
             let (taken, used) = region.gather_mapped(all, &mut into, &mut runs, most);
             let kept: Vec<u8> =
-                pages[..taken as usize].iter().zip(&zero).filter(|(_, z)| !**z).flat_map(|(p, _)| p.clone()).collect();
+                pages[..taken as usize].iter().zip(&zero).filter(|(_, z)| !**z)
+                    .flat_map(|(p, _)| p.clone()).collect();
             prop_assert_eq!(&into[..used], &kept[..]);
             prop_assert!(runs.len() <= most);
             let sum: u64 = runs.iter().map(|run| u64::from(run.pages)).sum();

@@ -116,7 +116,7 @@ impl Region {
             || !(address as usize).is_multiple_of(PAGE_BYTES)
         {
             return Err(Error::Misuse(format!(
-                "region {name}: {bytes} bytes at {address:p}: both are to be multiples of {PAGE_BYTES}"
+                "region {name}: {bytes} bytes at {address:p}: multiples of {PAGE_BYTES} are wanted"
             )));
         }
         let pages = (bytes / PAGE_BYTES) as u64;

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 
-use super::source_lane::{Ended, Order, SourceLane, Work};
+use super::source_lane::{Ended, Order, SourceLane};
 use super::{Bandwidth, Canceller, LaneStatistics, Lanes, Progress, Shared, TICK, ended_by_peer};
 use crate::buffer::{HEAD_BYTES, Pool};
 use crate::config::{Config, PAGE_BYTES, STRIPE_BYTES};
@@ -76,36 +76,18 @@ impl Source {
         for Lane { index, socket, sealer, opener } in lanes.lanes {
             let (order_in, order_out) = channel::bounded(ORDERS);
             orders.push(order_in);
-            let setup = (Arc::clone(&shared), Arc::clone(&regions), Arc::clone(&bandwidth));
-            let (own, ended, ours) = (config.clone(), ended_in.clone(), Arc::clone(&socket));
+            let (own, ours, ended) = (config.clone(), Arc::clone(&socket), ended_in.clone());
+            let (shared_, regions, bandwidth) =
+                (Arc::clone(&shared), Arc::clone(&regions), Arc::clone(&bandwidth));
             threads.push(spawn(format!("sealane-s{index}"), move || {
-                let (shared, regions, bandwidth) = setup;
-                let made =
-                    sending_half(&own, frame_bytes, ours, sealer, index).and_then(|mut sender| {
-                        let files =
-                            register(&regions, |file, name| sender.register_file(file, name))?;
-                        Ok((sender, files))
-                    });
-                match made {
-                    Ok((sender, files)) => {
-                        let (lane, work) = (index, Work::default());
-                        SourceLane {
-                            lane,
-                            sender,
-                            regions,
-                            files,
-                            frame_bytes,
-                            shared,
-                            bandwidth,
-                            work,
-                        }
-                        .run(&order_out, &ended)
-                    }
-                    Err(error) => {
-                        shared.fail(error);
+                let shared = Arc::clone(&shared_);
+                sending_half(&own, frame_bytes, ours, sealer, index)
+                    .and_then(|sender| SourceLane::new(sender, index, regions, shared, bandwidth))
+                    .map(|lane| lane.run(&order_out, &ended))
+                    .unwrap_or_else(|error| {
+                        shared_.fail(error);
                         LaneStatistics::default()
-                    }
-                }
+                    })
             })?);
             if index == 0 {
                 let (shared, own, events) =

@@ -38,18 +38,18 @@ pub(super) struct Ended {
 }
 
 pub(super) struct SourceLane {
-    pub(super) lane: u16,
-    pub(super) sender: Sender,
-    pub(super) regions: Arc<Vec<Region>>,
-    pub(super) files: Vec<Option<FileId>>,
-    pub(super) frame_bytes: usize,
-    pub(super) shared: Arc<Shared>,
-    pub(super) bandwidth: Arc<Bandwidth>,
-    pub(super) work: Work,
+    lane: u16,
+    sender: Sender,
+    regions: Arc<Vec<Region>>,
+    files: Vec<Option<FileId>>,
+    frame_bytes: usize,
+    shared: Arc<Shared>,
+    bandwidth: Arc<Bandwidth>,
+    work: Work,
 }
 
 /// What is under way on a lane.
-pub(super) struct Work {
+struct Work {
     filling: Option<Filling>,
     to_read: Option<Read>,
     reading: HashMap<u64, Read>,
@@ -95,6 +95,21 @@ struct Read {
 }
 
 impl SourceLane {
+    /// A lane that is ready for orders: the regions' files are registered with its engine.
+    pub(super) fn new(
+        mut sender: Sender,
+        lane: u16,
+        regions: Arc<Vec<Region>>,
+        shared: Arc<Shared>,
+        bandwidth: Arc<Bandwidth>,
+    ) -> Result<Self> {
+        let files =
+            super::source::register(&regions, |file, name| sender.register_file(file, name))?;
+        let frame_bytes = sender.frame_bytes();
+        let work = Work::default();
+        Ok(Self { lane, sender, regions, files, frame_bytes, shared, bandwidth, work })
+    }
+
     pub(super) fn run(
         mut self,
         orders: &Receiver<Order>,

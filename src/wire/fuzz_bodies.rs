@@ -82,7 +82,8 @@ mod tests {
     #[test]
     fn corpora_replay() {
         let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
-        let bodies: [(&str, fn(&[u8])); 3] = [
+        type Body = fn(&[u8]);
+        let bodies: [(&str, Body); 3] = [
             ("frame_parser", super::frame_parser),
             ("opened_header", super::opened_header),
             ("hello", super::hello),
