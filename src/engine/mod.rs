@@ -55,10 +55,7 @@ pub struct Extent {
 #[derive(Debug)]
 pub enum Done {
     /// The kernel took all bytes of the send; the next may follow.
-    Sent {
-        /// Bytes of it.
-        bytes: usize,
-    },
+    Sent,
     /// The range is filled, or the stream ended before.
     Received {
         /// The slot.

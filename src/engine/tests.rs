@@ -250,3 +250,41 @@ fn zero_copy_required_is_an_error_where_the_kernel_copies() {
     shutdown(&socket);
     reader.join().unwrap();
 }
+
+#[test]
+fn a_polled_ring_moves_bytes_too() {
+    let (socket, mut peer) = sockets();
+    let pool = Pool::new(3, PAYLOAD).unwrap();
+    let mut engine = open(&EngineSetup {
+        choice: EngineChoice::Uring,
+        zero_copy: ZeroCopy::Off,
+        sqpoll: true,
+        pool: &pool,
+        socket: Arc::clone(&socket),
+        lane: 0,
+    })
+    .unwrap();
+    let file = engine.register_file(Arc::new(memfd(PAYLOAD).into()), "f").unwrap();
+    let whole = Extent { file_offset: 0, slot_offset: HEAD_BYTES, bytes: PAYLOAD };
+    let reader = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        peer.read_to_end(&mut all).unwrap();
+        all
+    });
+    let mut expected = Vec::new();
+    for token in 0..4 {
+        // Long enough for the kernel's thread to fall asleep, which takes a second.
+        if token == 3 {
+            std::thread::sleep(Duration::from_millis(1200));
+        }
+        engine.read(pool.take().unwrap(), file, &[whole], token).unwrap();
+        let Some(Done::Read { slot, .. }) = engine.complete(soon()).unwrap() else { panic!() };
+        expected.extend_from_slice(&slot.bytes()[HEAD_BYTES..HEAD_BYTES + PAYLOAD]);
+        engine.send(slot, HEAD_BYTES..HEAD_BYTES + PAYLOAD).unwrap();
+        while !engine.can_send() {
+            engine.complete(soon()).unwrap();
+        }
+    }
+    shutdown(&socket);
+    assert!(reader.join().unwrap() == expected);
+}

@@ -3,6 +3,7 @@
 //! A lane leaves here only after the other end's first sealed frame has verified on it, so nobody
 //! acts on a peer that does not hold the secret. All of it is under one deadline.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::config::{Config, FRAME_BYTES_MAX, FRAME_BYTES_MIN, LANES_MAX, PAGE_BY
 use crate::error::{CancelledBy, Error, PeerError, Result, SystemError};
 use crate::lane::Lane;
 use crate::seal::{CpuFeatures, Direction, KeyLimits, Opener, Provider, Sealer, SessionSecret};
-use crate::trust::{self, Dialler, JoinRequest, Joined, OneTimeSecret};
+use crate::trust::{self, Dialler, JoinRequest, Joined, OneTimeSecret, Spent};
 use crate::wire::{
     Control, DIALLER_HELLO_BYTES, DiallerHello, HEADER_FIXED_BYTES, JOIN_REPLY_BYTES,
     OPEN_REPLY_BYTES, OpenHello, OpenReply, Opened, PREFIX_BYTES, Prefix, Refusal, Role, TAG_BYTES,
@@ -25,6 +26,8 @@ use crate::wire::{
 const CONFIRM_BYTES: usize = PREFIX_BYTES + HEADER_FIXED_BYTES + TAG_BYTES;
 /// Connections that a listener hears out at a time; the oldest gives way.
 const HALF_OPEN_MAX: usize = 64;
+/// First messages that a listener remembers to have answered.
+const ANSWERED_MAX: usize = 1024;
 const POLL: Duration = Duration::from_millis(5);
 
 /// Authenticated lanes and what was agreed about them.
@@ -32,6 +35,7 @@ pub struct Lanes {
     pub(super) lanes: Vec<Lane>,
     pub(super) frame_bytes: usize,
     pub(super) provider: Provider,
+    pub(super) spent: Spent,
     /// A name of this migration that both ends know and nobody else.
     pub migration_id: [u8; 16],
 }
@@ -67,6 +71,7 @@ pub fn dial(
     cancel: &Canceller,
 ) -> Result<Lanes> {
     config.check()?;
+    secret.check_unspent()?;
     let provider = Provider::resolve(config.provider, &CpuFeatures::detect())?;
     let deadline = Instant::now() + config.handshake_timeout;
     let wire = Wire { deadline, cancel };
@@ -105,13 +110,17 @@ pub fn dial(
         let joined = request.finish(&session, &reply)?;
         opened.push(wire.confirm(socket, keys.of(&joined), lane)?);
     }
-    Ok(Lanes { lanes: opened, frame_bytes, provider, migration_id: session.migration_id() })
+    let (spent, migration_id) = (secret.spent().clone(), session.migration_id());
+    Ok(Lanes { lanes: opened, frame_bytes, provider, spent, migration_id })
 }
 
 /// Waits at an address for the other end.
 pub struct Listener {
     socket: TcpListener,
     half_open: Vec<HalfOpen>,
+    /// Authentic first messages that were answered: recorded and sent again they would keep the
+    /// listener waiting for a CONFIRM. Only who holds the secret can add to it.
+    answered: VecDeque<[u8; DIALLER_HELLO_BYTES]>,
 }
 
 /// A stranger: what came of its first message, and until when it is heard out.
@@ -132,7 +141,7 @@ impl Listener {
         let failed = |operation, e: &std::io::Error| SystemError::from_io(operation, address, e);
         let socket = TcpListener::bind(address).map_err(|e| failed("bind", &e))?;
         socket.set_nonblocking(true).map_err(|e| failed("fcntl", &e))?;
-        Ok(Self { socket, half_open: Vec::new() })
+        Ok(Self { socket, half_open: Vec::new(), answered: VecDeque::new() })
     }
 
     /// The address that it got.
@@ -146,7 +155,8 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// [`Error::Cancelled`]; [`Error::Config`] and [`Error::System`] where this end cannot go on;
+    /// [`Error::Cancelled`]; [`Error::Config`], also where a completed migration has used the
+    /// secret, and [`Error::System`] where this end cannot go on;
     /// [`PeerError::Refused`] where a peer with the secret had the wrong role or limits (it was
     /// told so).
     pub fn accept(
@@ -157,15 +167,26 @@ impl Listener {
         cancel: &Canceller,
     ) -> Result<Lanes> {
         config.check()?;
+        secret.check_unspent()?;
         let provider = Provider::resolve(config.provider, &CpuFeatures::detect())?;
         loop {
             let (mut socket, message) = self.next_hello(config, cancel, None)?;
             let Ok(DiallerHello::Open(hello, clear, noise)) = DiallerHello::parse(&message) else {
                 continue;
             };
+            if self.answered.contains(&message) {
+                continue;
+            }
             let Ok(listener) = trust::Listener::new(secret, &clear, &noise) else { continue };
+            self.answered.truncate(ANSWERED_MAX - 1);
+            self.answered.push_front(message);
             let wire = Wire { deadline: Instant::now() + config.handshake_timeout, cancel };
-            let answer = answer(&hello, role, config);
+            // Another listener of this process may have completed meanwhile.
+            let unspent = secret.check_unspent();
+            let answer = match &unspent {
+                Ok(()) => answer(&hello, role, config),
+                Err(_) => OpenReply::Refused(Refusal::SecretSpent),
+            };
             let (reply, session) = listener.reply(&answer)?;
             if wire.write(&mut socket, &reply).is_err() {
                 continue;
@@ -173,6 +194,7 @@ impl Listener {
             let (lanes, frame_bytes) = match answer {
                 OpenReply::Accepted { lanes, frame_bytes } => (lanes, frame_bytes as usize),
                 OpenReply::Refused(why) => {
+                    unspent?;
                     let text = format!("we refused it: {}", why.text());
                     return Err(PeerError::Refused(text).into());
                 }
@@ -186,7 +208,8 @@ impl Listener {
             };
             let lanes = self.joins(first, lanes, &keys, config, &wire)?;
             let migration_id = session.migration_id();
-            return Ok(Lanes { lanes, frame_bytes, provider, migration_id });
+            let spent = secret.spent().clone();
+            return Ok(Lanes { lanes, frame_bytes, provider, spent, migration_id });
         }
     }
 

@@ -17,6 +17,7 @@ use crate::lane::{Lane, Received, Receiver as LaneReceiver, Sender as LaneSender
 use crate::memory::{DirtyBitmap, Region, Run};
 use crate::seal::Opener;
 use crate::session::{self, SourceEvent, lane_of};
+use crate::trust::Spent;
 use crate::wire::{Control, Opened, RegionEntry, RegionTable, STATE_BYTES_MAX, parse_header};
 
 /// Orders that wait for a lane.
@@ -26,6 +27,7 @@ const ORDERS: usize = 64;
 pub struct Source {
     session: session::Source,
     shared: Arc<Shared>,
+    spent: Spent,
     orders: Vec<Sender<Order>>,
     ended: Receiver<Ended>,
     events: Receiver<(Control, Vec<u8>)>,
@@ -105,6 +107,7 @@ impl Source {
         let mut source = Self {
             session: session::Source::default(),
             shared,
+            spent: lanes.spent,
             orders,
             ended,
             events,
@@ -204,6 +207,7 @@ impl Source {
             source.order(0, Order::Control(Control::Handover, vec![]))?;
             source.expect(SourceEvent::Done)
         })?;
+        self.spent.set();
         self.shared.over.store(true, std::sync::atomic::Ordering::Release);
         self.orders.clear(); // wakes the lanes at once
         let mut lanes = self.shared.end(std::mem::take(&mut self.threads));

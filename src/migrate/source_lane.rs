@@ -291,6 +291,12 @@ impl SourceLane {
     fn step(&mut self) -> Result<()> {
         self.shared.check()?;
         self.pump()?;
+        self.wait()?;
+        self.pump()
+    }
+
+    /// Waits for the next operation to end; what was read is ready then.
+    fn wait(&mut self) -> Result<()> {
         if let Some((mut slot, token)) = self.sender.wait(Some(Instant::now() + TICK))? {
             let read = self.work.reading.remove(&token).expect("started here");
             let payload = &mut slot.payload_mut()[..read.pages as usize * PAGE_BYTES];
@@ -299,7 +305,7 @@ impl SourceLane {
             let (region, round) = (read.region, read.round);
             self.work.ready.push_back(Filling { slot, region, round, runs, used });
         }
-        self.pump()
+        Ok(())
     }
 
     fn drain(&mut self) -> Result<()> {
@@ -326,12 +332,15 @@ impl SourceLane {
         Ok(())
     }
 
+    /// Says that this end is alive, where nothing else was said for a while.
     fn heartbeat(&mut self) -> Result<()> {
-        if self.lane == 0
-            && self.work.last_sent.elapsed() >= HEARTBEAT
-            && self.work.filling.is_none()
+        let due = self.lane == 0 && self.work.last_sent.elapsed() >= HEARTBEAT;
+        if due
+            && self.sender.can_send()
+            && let Some(slot) = self.sender.take_slot()
         {
-            return self.control(Control::Heartbeat, &[]);
+            self.sender.send_control(slot, Control::Heartbeat, &[])?;
+            self.work.last_sent = Instant::now();
         }
         Ok(())
     }
@@ -342,9 +351,12 @@ impl SourceLane {
         loop {
             self.shared.check()?;
             match at.saturating_duration_since(Instant::now()) {
-                Duration::ZERO => return Ok(()),
+                Duration::ZERO if self.sender.can_send() => return Ok(()),
+                // The heartbeat that was sent meanwhile.
+                Duration::ZERO => self.wait()?,
                 left => std::thread::sleep(left.min(TICK)),
             }
+            self.heartbeat()?;
         }
     }
 

@@ -19,12 +19,14 @@ use crate::error::{Error, PeerError, Result};
 use crate::lane::{Lane, Receiver as LaneReceiver, Sender as LaneSender};
 use crate::memory::Region;
 use crate::session::{self, TargetEvent};
+use crate::trust::Spent;
 use crate::wire::{Control, RegionTable};
 
 /// Receives a guest.
 pub struct Target {
     session: Arc<Mutex<session::Target>>,
     shared: Arc<Shared>,
+    spent: Spent,
     orders: Sender<(Control, Vec<u8>)>,
     events: Receiver<(TargetEvent, Vec<u8>)>,
     threads: Vec<JoinHandle<LaneStatistics>>,
@@ -101,7 +103,8 @@ impl Target {
             }
         }
         let offer = RegionTable::default();
-        let mut target = Self { session, shared, orders, events, threads, regions, offer };
+        let mut target =
+            Self { session, shared, spent: lanes.spent, orders, events, threads, regions, offer };
         target.guarded(|target| {
             let (event, _) = target.event()?;
             let TargetEvent::Offered(offer) = event else { return unexpected(&event) };
@@ -203,6 +206,7 @@ impl Target {
     ///
     /// None that would matter: the guest is this end's. The type leaves room.
     pub fn done(mut self) -> Result<TargetReport> {
+        self.spent.set();
         self.shared.over.store(true, std::sync::atomic::Ordering::Release);
         self.say(Control::Done);
         self.linger();

@@ -11,9 +11,9 @@ mod keys;
 mod opener;
 mod sealer;
 
-pub use aead::{AeadKey, Provider, TagMismatch};
+pub use aead::{AeadKey, Provider};
 pub use cpu::CpuFeatures;
-pub use keys::{Direction, KEY_BYTES, LaneSecret, SessionSecret, mac, verify_mac};
+pub use keys::{Direction, LaneSecret, SessionSecret, mac, verify_mac};
 pub use opener::Opener;
 pub use sealer::Sealer;
 

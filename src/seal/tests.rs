@@ -172,8 +172,8 @@ impl AeadKey for Recorder {
         assert!(self.0.lock().unwrap().insert(nonce), "nonce {nonce:02x?} came twice");
         [0; 16]
     }
-    fn open(&self, _: [u8; 12], _: &[u8], _: &mut [u8]) -> Result<(), TagMismatch> {
-        Err(TagMismatch)
+    fn open(&self, _: [u8; 12], _: &[u8], _: &mut [u8]) -> Result<(), super::aead::TagMismatch> {
+        Err(super::aead::TagMismatch)
     }
 }
 

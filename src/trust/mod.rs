@@ -11,4 +11,4 @@ mod secret;
 
 pub use join::{JoinRequest, Joined, answer_join};
 pub use noise::{Dialler, Listener};
-pub use secret::OneTimeSecret;
+pub use secret::{OneTimeSecret, Spent};

@@ -162,7 +162,7 @@ mod tests {
             bad[bit / 8] ^= 1 << (bit % 8);
             assert!(listen(&secret, &bad).is_err(), "bit {bit}"); // W-16
         }
-        let refusal = OpenReply::Refused(crate::wire::Refusal::Busy);
+        let refusal = OpenReply::Refused(crate::wire::Refusal::Limits);
         for byte in 0..OPEN_REPLY_BYTES {
             let (dialler, message) = Dialler::new(&secret, &hello()).unwrap();
             let (mut reply, _) = listen(&secret, &message).unwrap().reply(&refusal).unwrap();

@@ -4,6 +4,8 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use zeroize::{Zeroize, Zeroizing};
 
@@ -15,8 +17,30 @@ const SECRET_BYTES_MIN: usize = 32;
 const SECRET_BYTES_MAX: usize = 64;
 
 /// The secret that the control plane hands to both hosts, for one migration. Erased on drop.
+///
+/// A failed or cancelled attempt may be repeated with it; a completed migration spends it, for
+/// all clones of it in this process.
 #[derive(Clone)]
-pub struct OneTimeSecret(Zeroizing<Vec<u8>>);
+pub struct OneTimeSecret {
+    bytes: Zeroizing<Vec<u8>>,
+    spent: Spent,
+}
+
+/// Whether a secret has carried a migration to its end. Clones are the same mark.
+#[derive(Clone, Default)]
+pub struct Spent(Arc<AtomicBool>);
+
+impl Spent {
+    /// The migration is complete.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether one was.
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
 
 impl OneTimeSecret {
     /// 32 fresh random bytes.
@@ -29,7 +53,7 @@ impl OneTimeSecret {
         getrandom::fill(&mut bytes).map_err(|e| {
             SystemError::from_errno("getrandom", "one-time secret", e.raw_os_error().unwrap_or(0))
         })?;
-        Ok(Self(bytes))
+        Ok(Self { bytes, spent: Spent::default() })
     }
 
     /// A secret from 32 to 64 bytes.
@@ -39,7 +63,8 @@ impl OneTimeSecret {
     /// [`Error::Config`] where it is shorter or longer.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         if (SECRET_BYTES_MIN..=SECRET_BYTES_MAX).contains(&bytes.len()) {
-            return Ok(Self(Zeroizing::new(bytes.to_vec())));
+            let bytes = Zeroizing::new(bytes.to_vec());
+            return Ok(Self { bytes, spent: Spent::default() });
         }
         Err(unfit(format!("{} bytes", bytes.len())))
     }
@@ -102,7 +127,7 @@ impl OneTimeSecret {
 
     /// The secret as hexadecimal digits. Whoever sees them can take the guest.
     pub fn to_text(&self) -> Zeroizing<String> {
-        Zeroizing::new(self.0.iter().map(|byte| format!("{byte:02x}")).collect())
+        Zeroizing::new(self.bytes.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// Writes the secret to a new file with mode 0600, as hexadecimal digits.
@@ -134,9 +159,27 @@ impl OneTimeSecret {
         Ok(())
     }
 
+    /// The mark that a completed migration sets.
+    pub(crate) fn spent(&self) -> &Spent {
+        &self.spent
+    }
+
+    /// Refuses a secret that was used.
+    pub(crate) fn check_unspent(&self) -> Result<()> {
+        if !self.spent.get() {
+            return Ok(());
+        }
+        Err(Error::Config(ConfigError {
+            key: "secret",
+            found: "one that a completed migration has used".to_owned(),
+            wanted: "a secret for this migration alone".to_owned(),
+            remedy: "make a new one with `sealane secret new` and give it to both hosts".to_owned(),
+        }))
+    }
+
     /// The key that Noise takes, whatever the length of the secret.
     pub(super) fn psk(&self) -> Zeroizing<[u8; 32]> {
-        let mut key = SessionSecret::new(b"sealane1 one-time secret", &self.0).join_mac_key();
+        let mut key = SessionSecret::new(b"sealane1 one-time secret", &self.bytes).join_mac_key();
         let psk = Zeroizing::new(*key);
         key.zeroize();
         psk
@@ -170,7 +213,7 @@ mod tests {
         let secret = OneTimeSecret::generate().unwrap();
         secret.write_new(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
-        assert_eq!(OneTimeSecret::read(&path).unwrap().0, secret.0);
+        assert_eq!(OneTimeSecret::read(&path).unwrap().bytes, secret.bytes);
         assert!(secret.write_new(&path).unwrap_err().to_string().contains("left alone"));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let refused = OneTimeSecret::read(&path).unwrap_err().to_string();
@@ -182,7 +225,10 @@ mod tests {
     fn texts_that_are_no_secret_are_refused() {
         let hex = "ab".repeat(32);
         let plain = OneTimeSecret::from_text(&hex).unwrap();
-        assert_eq!(OneTimeSecret::from_text(&format!("# c\nvm1:{hex}\n")).unwrap().0, plain.0);
+        assert_eq!(
+            OneTimeSecret::from_text(&format!("# c\nvm1:{hex}\n")).unwrap().bytes,
+            plain.bytes
+        );
         for bad in [
             "",
             "abc",

@@ -174,15 +174,13 @@ pub enum Refusal {
     Version,
     /// The secret carried a migration to its end before.
     SecretSpent,
-    /// Another session is going on.
-    Busy,
     /// Lanes or frame size outside what is allowed.
     Limits,
     /// The migration has another name here.
     MigrationId,
 }
 
-const REFUSALS: [(Refusal, u8, &str); 6] = [
+const REFUSALS: [(Refusal, u8, &str); 5] = [
     (Refusal::Role, 1, "it has the same role (both ends are source, or both target)"),
     (
         Refusal::Version,
@@ -190,9 +188,8 @@ const REFUSALS: [(Refusal, u8, &str); 6] = [
         "it speaks another version of the protocol: run the same release at both ends",
     ),
     (Refusal::SecretSpent, 3, "the secret has carried a migration already: make a new one"),
-    (Refusal::Busy, 4, "it is busy with another migration"),
-    (Refusal::Limits, 5, "lanes or frame size are outside what it allows"),
-    (Refusal::MigrationId, 6, "it waits for a migration of another id"),
+    (Refusal::Limits, 4, "lanes or frame size are outside what it allows"),
+    (Refusal::MigrationId, 5, "it waits for a migration of another id"),
 ];
 
 impl Refusal {

@@ -33,11 +33,10 @@ impl Uring {
             return Ok(());
         };
         *slot_only = true;
-        let bytes = transfer.bytes;
         match usize::try_from(result) {
             Ok(sent) if sent == transfer.range.len() => {
                 self.sending = false;
-                self.done.push_back(Ok(Done::Sent { bytes }));
+                self.done.push_back(Ok(Done::Sent));
             }
             // A short count comes before a signal or an error; the next send will show which. The
             // rest waits for the notification, when the slot is ours again.
@@ -106,7 +105,7 @@ impl Uring {
             return self.start(Operation::Send(transfer));
         }
         self.sending = false;
-        self.done.push_back(Ok(Done::Sent { bytes: transfer.bytes }));
+        self.done.push_back(Ok(Done::Sent));
         Ok(())
     }
 

@@ -58,6 +58,7 @@ pub(super) struct Uring {
     sending: bool,
     receiving: bool,
     zero_copy: ZeroCopySend,
+    sqpoll: bool,
     done: VecDeque<Result<Done>>,
     statistics: EngineStatistics,
 }
@@ -123,6 +124,7 @@ impl Uring {
             sending: false,
             receiving: false,
             zero_copy,
+            sqpoll: setup.sqpoll,
             done: VecDeque::new(),
             statistics: EngineStatistics::default(),
         })
@@ -239,6 +241,8 @@ impl Uring {
                 self.ring.submitter().submit_with_args(wanted, &args)
             }
             (1.., None) => self.ring.submitter().submit_and_wait(wanted),
+            // The kernel's thread is woken where it sleeps; it defers nothing.
+            (0, _) if self.sqpoll => self.ring.submitter().submit(),
             (0, _) => {
                 let queued = self.ring.submission().len() as u32;
                 // SAFETY: no argument is a pointer; GETEVENTS runs what DEFER_TASKRUN deferred.
