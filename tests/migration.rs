@@ -1,92 +1,22 @@
 //! Whole migrations between two ends in one process, on both engines.
 #![allow(missing_docs)]
 
+mod support;
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::thread::JoinHandle;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sealane::memory::{DirtyBitmap, Region, Run};
+use sealane::memory::{AtomicBitmap, DirtyBitmap, Region, Run};
 use sealane::{
-    Canceller, Config, EngineChoice, Error, Listener, OneTimeSecret, Result, Role, Source,
-    SourceReport, Target, TargetReport, dial,
+    Canceller, Config, EngineChoice, Error, Listener, OneTimeSecret, Role, SourceReport,
+    TargetReport, dial,
 };
+use support::{ENGINES, config, fill, memfd, read, source, target};
 
-const ENGINES: [EngineChoice; 2] = [EngineChoice::Uring, EngineChoice::Syscalls];
 const BYTES: u64 = 24 << 20;
-
-fn config(engine: EngineChoice, lanes: u16) -> Config {
-    let mut config = Config::default();
-    config.engine = engine;
-    config.lanes = lanes;
-    config.frame_bytes = 64 << 10;
-    config.peer_timeout = Duration::from_secs(10);
-    config
-}
-
-fn memfd(bytes: u64) -> File {
-    use nix::sys::memfd::{MFdFlags, memfd_create};
-    let file = File::from(memfd_create(c"guest", MFdFlags::MFD_ALLOW_SEALING).unwrap());
-    file.set_len(bytes).unwrap();
-    file
-}
-
-/// A third of the pages zero, the rest each its own.
-fn fill(file: &File, bytes: u64, salt: u64) {
-    let pages = bytes.div_ceil(4096);
-    for page in (0..pages).filter(|page| page % 3 != 0) {
-        let word = page.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(salt) | 1;
-        let content = word.to_le_bytes().repeat(512);
-        let room = (bytes - page * 4096).min(4096) as usize;
-        file.write_all_at(&content[..room], page * 4096).unwrap();
-    }
-}
-
-fn read(file: &File) -> Vec<u8> {
-    let mut all = vec![0; file.metadata().unwrap().len() as usize];
-    file.read_exact_at(&mut all, 0).unwrap();
-    all
-}
-
-type TargetEnd = JoinHandle<Result<(Vec<u8>, TargetReport)>>;
-
-/// A target that takes the one region into `file`.
-fn target(
-    file: &File,
-    secret: &OneTimeSecret,
-    config: &Config,
-    cancel: &Canceller,
-) -> (String, TargetEnd) {
-    let mut listener = Listener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_address().unwrap().to_string();
-    let (file, secret, config) = (file.try_clone().unwrap(), secret.clone(), config.clone());
-    let cancel = cancel.clone();
-    let end = std::thread::spawn(move || {
-        let lanes = listener.accept(Role::Target, &secret, &config, &cancel)?;
-        let mut target = Target::start(lanes, &config, &cancel)?;
-        let bytes = file.metadata().unwrap().len();
-        target.accept(vec![Region::from_file("ram", file, 0, bytes)?])?;
-        let state = target.receive()?;
-        target.ready()?;
-        Ok((state, target.done()?))
-    });
-    (address, end)
-}
-
-fn source(
-    file: &File,
-    address: &str,
-    secret: &OneTimeSecret,
-    config: &Config,
-    cancel: &Canceller,
-) -> Result<(Source, u64)> {
-    let lanes = dial(address, Role::Source, secret, config, cancel)?;
-    let file = file.try_clone().unwrap();
-    let bytes = file.metadata().unwrap().len();
-    let region = Region::from_file("ram", file, 0, bytes)?;
-    let pages = region.pages();
-    Ok((Source::start(lanes, vec![region], config, cancel)?, pages))
-}
 
 fn whole(from: &File, into: &File, config: &Config) -> (SourceReport, TargetReport) {
     let (secret, cancel) = (OneTimeSecret::generate().unwrap(), Canceller::default());
@@ -240,4 +170,157 @@ fn both_ends_source_is_refused() {
     let error = dial(&address, Role::Source, &secret, &config, &cancel).err().unwrap().to_string();
     assert!(error.contains("same role"), "{error}");
     assert!(end.join().unwrap().to_string().contains("same role"));
+}
+
+#[test]
+fn memory_that_changes_while_it_is_sent_arrives_as_it_was_at_the_end() {
+    for engine in ENGINES {
+        for lanes in [1, 2, 8] {
+            let config = config(engine, lanes);
+            let (from, into) = (memfd(BYTES), memfd(BYTES));
+            fill(&from, BYTES, 6);
+            let (secret, cancel) = (OneTimeSecret::generate().unwrap(), Canceller::default());
+            let (address, end) = target(&into, &secret, &config, &cancel);
+            let (mut source, pages) = source(&from, &address, &secret, &config, &cancel).unwrap();
+            let log = Arc::new(AtomicBitmap::new(pages));
+            let stop = Arc::new(AtomicBool::new(false));
+            let writer = writer(from.try_clone().unwrap(), Arc::clone(&log), Arc::clone(&stop));
+            let mut dirty = DirtyBitmap::all(pages);
+            let mut sent = 0;
+            for _ in 0..12 {
+                sent += source.send_round(&[dirty]).unwrap().pages;
+                dirty = log.drain();
+            }
+            stop.store(true, Ordering::Release);
+            writer.join().unwrap();
+            // What was drained but not sent yet, and what was written since.
+            let mut last = log.drain();
+            dirty.runs().for_each(|run| last.set_run(run));
+            sent += source.send_round(&[last]).unwrap().pages;
+            assert!(sent > pages, "pages were sent again");
+            source.commit(b"").unwrap();
+            source.hand_over().unwrap();
+            end.join().unwrap().unwrap();
+            assert!(read(&from) == read(&into), "{engine:?}, {lanes} lanes: memory differs");
+        }
+    }
+}
+
+/// Writes whole and partial pages, some of them zero, mostly to few places.
+fn writer(
+    file: File,
+    log: Arc<AtomicBitmap>,
+    stop: Arc<AtomicBool>,
+) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut word = 1u64;
+        while !stop.load(Ordering::Acquire) {
+            word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let page = (word >> 33) % if word >> 63 == 0 { 64 } else { BYTES / 4096 };
+            let zero = word >> 60 & 3 == 0;
+            let content = if zero { [0; 8] } else { word.to_le_bytes() }.repeat(512);
+            let whole = zero || word >> 59 & 1 == 0;
+            let bytes = if whole { 4096 } else { 8 };
+            file.write_all_at(&content[..bytes], page * 4096).unwrap();
+            log.set(page);
+        }
+    })
+}
+
+#[test]
+fn a_region_by_mapping_crosses() {
+    for engine in ENGINES {
+        let config = config(engine, 2);
+        let bytes = 4 << 20;
+        let (from, into) = (memfd(bytes), memfd(bytes));
+        fill(&from, bytes, 7);
+        let mapped = |file: &File| {
+            // SAFETY: a memfd that nobody truncates while the test runs.
+            let mut map = unsafe { memmap2::MmapMut::map_mut(file).unwrap() };
+            let address = std::ptr::NonNull::new(map.as_mut_ptr()).unwrap();
+            // SAFETY: the mapping outlives the region, and is touched by nothing else.
+            let region = unsafe { Region::from_mapping("ram", address, bytes as usize).unwrap() };
+            (map, region)
+        };
+        let (from_map, source_region) = mapped(&from);
+        let (into_map, target_region) = mapped(&into);
+        let (secret, cancel) = (OneTimeSecret::generate().unwrap(), Canceller::default());
+        let mut listener = Listener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_address().unwrap().to_string();
+        let (theirs, other) = (secret.clone(), config.clone());
+        let end = std::thread::spawn(move || {
+            let cancel = Canceller::default();
+            let lanes = listener.accept(Role::Target, &theirs, &other, &cancel).unwrap();
+            let mut target = sealane::Target::start(lanes, &other, &cancel).unwrap();
+            target.accept(vec![target_region]).unwrap();
+            target.receive().unwrap();
+            target.ready().unwrap();
+            target.done().unwrap();
+        });
+        let lanes = dial(&address, Role::Source, &secret, &config, &cancel).unwrap();
+        let pages = source_region.pages();
+        let mut source =
+            sealane::Source::start(lanes, vec![source_region], &config, &cancel).unwrap();
+        source.send_round(&[DirtyBitmap::all(pages)]).unwrap();
+        source.commit(b"").unwrap();
+        source.hand_over().unwrap();
+        end.join().unwrap();
+        assert!(read(&from) == read(&into));
+        drop((from_map, into_map));
+    }
+}
+
+#[test]
+fn the_target_may_dial_and_the_source_listen() {
+    for engine in ENGINES {
+        let config = config(engine, 2);
+        let (from, into) = (memfd(1 << 20), memfd(1 << 20));
+        fill(&from, 1 << 20, 8);
+        let (secret, cancel) = (OneTimeSecret::generate().unwrap(), Canceller::default());
+        let mut listener = Listener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_address().unwrap().to_string();
+        let (theirs, other, file) = (secret.clone(), config.clone(), into.try_clone().unwrap());
+        let end = std::thread::spawn(move || {
+            let cancel = Canceller::default();
+            // Lanes and frame size are the source's, whatever the target's settings say.
+            let mut own = other;
+            (own.lanes, own.frame_bytes) = (1, 1 << 20);
+            let lanes = dial(&address, Role::Target, &theirs, &own, &cancel).unwrap();
+            assert_eq!((lanes.count(), lanes.frame_bytes()), (2, 64 << 10));
+            let mut target = sealane::Target::start(lanes, &own, &cancel).unwrap();
+            let region = Region::from_file("ram", file, 0, 1 << 20).unwrap();
+            target.accept(vec![region]).unwrap();
+            target.receive().unwrap();
+            target.ready().unwrap();
+            target.done().unwrap();
+        });
+        let lanes = listener.accept(Role::Source, &secret, &config, &cancel).unwrap();
+        let region = Region::from_file("ram", from.try_clone().unwrap(), 0, 1 << 20).unwrap();
+        let mut source = sealane::Source::start(lanes, vec![region], &config, &cancel).unwrap();
+        source.send_round(&[DirtyBitmap::all(256)]).unwrap();
+        source.commit(b"").unwrap();
+        source.hand_over().unwrap();
+        end.join().unwrap();
+        assert!(read(&from) == read(&into));
+    }
+}
+
+#[test]
+fn a_bandwidth_limit_slower_than_the_heartbeat_keeps_the_session_alive() {
+    for engine in ENGINES {
+        let mut config = config(engine, 1);
+        config.peer_timeout = Duration::from_millis(2500);
+        // One frame in three seconds: without heartbeats in between the target would give up.
+        config.bandwidth_bytes_per_s = (64 << 10) / 3;
+        let (from, into) = (memfd(3 * 65536), memfd(3 * 65536));
+        from.write_all_at(&[0x77; 2 * 65536], 0).unwrap();
+        let (secret, cancel) = (OneTimeSecret::generate().unwrap(), Canceller::default());
+        let (address, end) = target(&into, &secret, &config, &cancel);
+        let (mut source, pages) = source(&from, &address, &secret, &config, &cancel).unwrap();
+        source.send_round(&[DirtyBitmap::all(pages)]).unwrap();
+        source.commit(b"").unwrap();
+        source.hand_over().unwrap();
+        end.join().unwrap().unwrap();
+        assert!(read(&from) == read(&into));
+    }
 }

@@ -93,3 +93,93 @@ fn what_is_out_of_turn_is_refused() {
         assert!(source.on_control(&control).is_err(), "{}", control.name());
     }
 }
+
+mod stale_pages {
+    //! A page that is sent again never ends with its older content, whatever the lanes' delays.
+
+    use super::super::lane_of;
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    const PAGES: u64 = 8 << 20 >> 12;
+
+    /// A frame on its way: its header as bytes, and the version that its pages carry.
+    enum Frame {
+        Pages(Vec<u8>, u64),
+        Control(Control),
+    }
+
+    /// The source sends as fast as it can, lanes deliver in the order that `delays` says: each
+    /// step takes the next frame of one lane.
+    fn run(lanes: u16, rounds: &[Vec<(u64, u64)>], delays: &[u8]) -> (Vec<u64>, Vec<u64>) {
+        let (mut target, mut source) = (offered(lanes), Source::default());
+        source.on_control(&Control::Accept).unwrap();
+        let mut delays = delays.iter().cycle();
+        let (mut memory, mut wanted) = (vec![0; PAGES as usize], vec![0; PAGES as usize]);
+        for (version, dirty) in (1..).zip(rounds) {
+            let round = source.begin_round().unwrap();
+            let mut wires: Vec<VecDeque<Frame>> = (0..lanes).map(|_| VecDeque::new()).collect();
+            let mut sums = vec![0; lanes.into()];
+            let mut dirty = dirty.clone();
+            dirty.sort_unstable();
+            dirty.dedup_by_key(|run| run.0);
+            for (first_page, pages) in dirty {
+                // As the source cuts runs: never across a stripe.
+                let pages = pages.min(512 - first_page % 512);
+                let lane = usize::from(lane_of(0, first_page, lanes));
+                let mut header = [0; 64];
+                let run = PageRun { first_page, pages: pages as u32, zero: true };
+                let bytes = encode_pages(&mut header, 0, round, &[run]);
+                wires[lane].push_back(Frame::Pages(header[..bytes].to_vec(), version));
+                sums[lane] += pages;
+                wanted[first_page as usize..][..pages as usize].fill(version);
+            }
+            for (wire, pages) in wires.iter_mut().zip(sums) {
+                wire.push_back(Frame::Control(Control::RoundEnd { round, pages }));
+            }
+            let mut over = false;
+            while !over {
+                let start = usize::from(*delays.next().unwrap());
+                let lane = (0..wires.len()).map(|n| (start + n) % wires.len());
+                let lane = lane.into_iter().find(|&n| !wires[n].is_empty()).unwrap();
+                over = deliver(&mut target, lane, wires[lane].pop_front().unwrap(), &mut memory);
+            }
+            assert!(wires.iter().all(VecDeque::is_empty), "the barrier waits for every lane");
+            source.on_control(&Control::RoundDone { round }).unwrap();
+        }
+        (memory, wanted)
+    }
+
+    fn deliver(target: &mut Target, lane: usize, frame: Frame, memory: &mut [u64]) -> bool {
+        match frame {
+            Frame::Pages(header, version) => {
+                let Opened::Pages(pages) = parse_header(&header, 0, &[PAGES]).unwrap() else {
+                    unreachable!()
+                };
+                target.on_pages(lane as u16, &pages).unwrap();
+                for run in pages.runs() {
+                    memory[run.first_page as usize..][..run.pages as usize].fill(version);
+                }
+                false
+            }
+            Frame::Control(control) => {
+                let event = target.on_control(lane as u16, &control, b"", 0).unwrap();
+                matches!(event, TargetEvent::RoundOver(_))
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_newest_content_stays(
+            lanes in 1u16..9,
+            rounds in prop::collection::vec(
+                prop::collection::vec((0..PAGES, 1u64..600), 1..40), 1..6),
+            delays in prop::collection::vec(any::<u8>(), 1..200),
+        ) {
+            let (memory, wanted) = run(lanes, &rounds, &delays);
+            prop_assert_eq!(memory, wanted);
+        }
+    }
+}

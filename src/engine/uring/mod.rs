@@ -258,8 +258,11 @@ impl Uring {
         match error.raw_os_error() {
             // The time is over; a signal; completions to reap first: the caller looks again.
             Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
-            _ => Err(SystemError::from_io("io_uring_enter", format!("lane {}", self.lane), &error)
-                .into()),
+            _ => {
+                let lane = format!("lane {}", self.lane);
+                let error = SystemError::from_io("io_uring_enter", lane, &error);
+                Err(setup::with_remedy(error).into())
+            }
         }
     }
 }

@@ -29,12 +29,12 @@ pub(in super::super) const OPERATIONS: [(&str, u8); 6] = [
 
 /// A ring with pool, socket and room for files registered, every operation probed.
 pub(super) fn for_lane(setup: &EngineSetup<'_>) -> Result<IoUring> {
-    let ring = ring(setup.sqpoll).map_err(|e| refused(&e, setup))?;
+    let ring = ring(setup.sqpoll).map_err(|e| refused("io_uring_setup", &e, setup))?;
     let submitter = ring.submitter();
     let mut probe = register::Probe::new();
     submitter
         .register_probe(&mut probe)
-        .map_err(|e| SystemError::from_io("io_uring_register(PROBE)", "io_uring", &e))?;
+        .map_err(|e| refused("io_uring_register(PROBE)", &e, setup))?;
     for (name, code) in OPERATIONS {
         let needed = name != "SEND_ZC" || setup.zero_copy == ZeroCopy::Require;
         if needed && !probe.is_supported(code) {
@@ -53,11 +53,12 @@ pub(super) fn for_lane(setup: &EngineSetup<'_>) -> Result<IoUring> {
         })
         .collect();
     // SAFETY: the pool's mapping; the kernel pins its pages, so they outlive the mapping too.
-    unsafe { submitter.register_buffers(&slots) }.map_err(|e| refused(&e, setup))?;
+    unsafe { submitter.register_buffers(&slots) }
+        .map_err(|e| refused("io_uring_register(BUFFERS)", &e, setup))?;
     submitter
         .register_files_sparse(REGIONS_MAX as u32 + 1)
         .and_then(|()| submitter.register_files_update(0, &[setup.socket.as_raw_fd()]))
-        .map_err(|e| SystemError::from_io("io_uring_register(FILES)", "io_uring", &e))?;
+        .map_err(|e| refused("io_uring_register(FILES)", &e, setup))?;
     Ok(ring)
 }
 
@@ -73,38 +74,42 @@ pub(in super::super) fn ring(sqpoll: bool) -> std::io::Result<IoUring> {
     builder.build(RING_ENTRIES)
 }
 
-fn refused(error: &std::io::Error, setup: &EngineSetup<'_>) -> Error {
+fn refused(operation: &'static str, error: &std::io::Error, setup: &EngineSetup<'_>) -> Error {
     let needed = setup.pool.slots() * setup.pool.stride_bytes();
-    let lock = MemoryLock::of_this_process();
-    let mut system = SystemError::from_io("io_uring_setup", "io_uring", error);
-    system = match error.raw_os_error() {
-        Some(libc::ENOMEM) => {
-            system.subject = format!(
-                "locked memory: {needed} bytes needed for lane {}, limit is {} for all lanes and \
-                 processes of this user together",
-                setup.lane, lock.soft_bytes
-            );
-            system.operation = "io_uring_register(BUFFERS)";
-            system.remedy(
-                "raise it with ulimit -l or LimitMEMLOCK=, use fewer lanes or smaller frames, or \
-                 name engine = syscalls",
-            )
-        }
-        Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => system.remedy(format!(
-            "{}; or name engine = syscalls",
-            match super::super::probe::io_uring_disabled() {
-                Some(0) | None =>
+    let mut system = SystemError::from_io(operation, "io_uring", error);
+    if error.raw_os_error() == Some(libc::ENOMEM) {
+        system.subject = format!(
+            "locked memory: {needed} bytes needed for lane {}, limit is {} for all lanes and \
+             processes of this user together",
+            setup.lane,
+            MemoryLock::of_this_process().soft_bytes
+        );
+    }
+    with_remedy(system).into()
+}
+
+/// What helps where the kernel refuses io_uring or a part of it.
+pub(super) fn with_remedy(error: SystemError) -> SystemError {
+    match error.errno {
+        libc::ENOMEM => error.remedy(
+            "raise it with ulimit -l or LimitMEMLOCK=, use fewer lanes or smaller frames, or \
+             name engine = syscalls",
+        ),
+        libc::EPERM | libc::EACCES | libc::ENOSYS => {
+            let who = match super::super::probe::io_uring_disabled() {
+                Some(0) | None => {
                     "a seccomp filter of the container or service forbids it, or the kernel lacks \
                      it: allow io_uring_setup, io_uring_enter and io_uring_register"
-                        .to_owned(),
+                        .to_owned()
+                }
                 Some(value) => format!("sysctl kernel.io_uring_disabled is {value}: set it to 0"),
-            }
-        )),
-        Some(libc::EINVAL) => system.remedy(
+            };
+            error.remedy(format!("{who}; or name engine = syscalls"))
+        }
+        libc::EINVAL => error.remedy(
             "Linux 6.1 or newer is wanted (IORING_SETUP_DEFER_TASKRUN): update the kernel or name \
              engine = syscalls",
         ),
-        _ => system,
-    };
-    system.into()
+        _ => error,
+    }
 }
