@@ -185,6 +185,9 @@ fn default_remedy(errno: i32) -> &'static str {
     match errno {
         libc::ENOSPC => "free space on that file system or choose another",
         libc::EDQUOT => "raise the quota or choose another file system",
+        libc::EFBIG => {
+            "raise the limit of file sizes with ulimit -f, or choose a file system without"
+        }
         libc::EMFILE | libc::ENFILE => {
             "raise the limit of open files with ulimit -n or LimitNOFILE="
         }

@@ -106,7 +106,7 @@ pub(crate) struct Tuning {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) lanes: u16,
     /// Payload of a frame in KiB, 64 to 1024, a multiple of 4 (the source decides)
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = frame_kib)]
     pub(crate) frame_kib: usize,
     /// Limit in bytes per second over all lanes; K, M, G for powers of 1000
     #[arg(long, value_parser = bandwidth, default_value = "0", value_name = "BYTES")]
@@ -180,6 +180,13 @@ impl Tuning {
             format!("--engine={}", name(&|| self.engine.to_possible_value())),
             format!("--zero-copy={}", name(&|| self.zero_copy.to_possible_value())),
         ]
+    }
+}
+
+fn frame_kib(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(kib @ 64..=1024) if kib % 4 == 0 => Ok(kib),
+        _ => Err(format!("{text:?} is not a multiple of 4 from 64 to 1024")),
     }
 }
 

@@ -93,6 +93,8 @@ fn cancel_on_signals(cancel: &Canceller) -> nix::Result<()> {
     use nix::sys::signal::{SigSet, Signal};
     let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
     signals.thread_block()?;
+    // A file that may not grow is an error of the write, and no reason to die with a part of it.
+    SigSet::from(Signal::SIGXFSZ).thread_block()?;
     let cancel = cancel.clone();
     std::thread::spawn(move || {
         while signals.wait().is_ok() {

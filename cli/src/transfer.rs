@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use sealane::error::SystemError;
 use sealane::memory::{DirtyBitmap, Region};
 use sealane::{Canceller, LaneStatistics, Listener, OneTimeSecret, Role, Source, Target, dial};
 
@@ -17,8 +18,8 @@ const REGION: &str = "image";
 pub(crate) fn send(arguments: &SendArguments, cancel: &Canceller) -> Result<(), Failure> {
     let common = &arguments.common;
     let secret = OneTimeSecret::read(&common.secret_file)?;
-    let file = File::open(&arguments.file).map_err(|e| io(&arguments.file, &e))?;
-    let bytes = file.metadata().map_err(|e| io(&arguments.file, &e))?.len();
+    let file = File::open(&arguments.file).map_err(|e| io("open", &arguments.file, &e))?;
+    let bytes = file.metadata().map_err(|e| io("stat", &arguments.file, &e))?.len();
     let region = Region::from_file(REGION, file, 0, bytes)?;
     let pages = region.pages();
     let config = arguments.tuning.config();
@@ -69,7 +70,7 @@ pub(crate) fn recv(arguments: &RecvArguments, cancel: &Canceller) -> Result<(), 
             return Err(failure);
         }
     };
-    let file = partial.file.try_clone().map_err(|e| io(&partial.path, &e))?;
+    let file = partial.file.try_clone().map_err(|e| io("dup", &partial.path, &e))?;
     let region = match Region::from_file(name, file, 0, *bytes) {
         Ok(region) => region,
         Err(error) => return Err(target.fail(error).into()),
@@ -81,8 +82,7 @@ pub(crate) fn recv(arguments: &RecvArguments, cancel: &Canceller) -> Result<(), 
     target.receive()?;
     // On the disk before the source lets go.
     if let Err(e) = partial.file.sync_all() {
-        let error =
-            sealane::error::SystemError::from_io("fsync", partial.path.display().to_string(), &e);
+        let error = SystemError::from_io("fsync", partial.path.display().to_string(), &e);
         return Err(target.fail(error.into()).into());
     }
     target.ready()?;
@@ -113,11 +113,11 @@ impl Partial {
                     "{} exists: another transfer writes it, or one was killed: remove it then",
                     path.display()
                 )),
-                _ => io(&path, &e),
+                _ => io("create", &path, &e),
             },
         )?;
         let partial = Self { path, whole: whole.to_owned(), file, keep: false };
-        partial.file.set_len(bytes).map_err(|e| io(&partial.path, &e))?;
+        partial.file.set_len(bytes).map_err(|e| io("ftruncate", &partial.path, &e))?;
         Ok(partial)
     }
 
@@ -125,13 +125,13 @@ impl Partial {
     fn finish(mut self) -> Result<(), Failure> {
         // The bytes are whole and the source has let go: never remove them now.
         self.keep = true;
-        fs::rename(&self.path, &self.whole).map_err(|e| io(&self.whole, &e))?;
+        fs::rename(&self.path, &self.whole).map_err(|e| io("rename", &self.whole, &e))?;
         let directory = match self.whole.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
         let synced = File::open(directory).and_then(|directory| directory.sync_all());
-        synced.map_err(|e| io(directory, &e))
+        synced.map_err(|e| io("fsync", directory, &e))
     }
 }
 
@@ -180,6 +180,7 @@ fn spend(common: &Common) -> Result<(), Failure> {
     }
 }
 
-fn io(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::Text(format!("{}: {error}", path.display()))
+fn io(operation: &'static str, path: &Path, error: &std::io::Error) -> Failure {
+    let subject = path.display().to_string();
+    Failure::Sealane(SystemError::from_io(operation, subject, error).into())
 }

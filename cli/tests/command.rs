@@ -1,0 +1,532 @@
+//! The command as its user meets it: exit codes, files, messages.
+#![allow(missing_docs)]
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const ENGINES: [&str; 2] = ["uring", "syscalls"];
+const BYTES: usize = (8 << 20) + 1234;
+/// Nothing here takes long; what takes this long hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A directory with an image and the same secret twice.
+struct Place {
+    directory: tempfile::TempDir,
+    content: Vec<u8>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut content = vec![0; BYTES];
+        File::open("/dev/urandom").unwrap().read_exact(&mut content).unwrap();
+        content[1 << 20..3 << 20].fill(0);
+        fs::write(directory.path().join("image"), &content).unwrap();
+        let place = Self { directory, content };
+        let made = run(&["secret", "new", &place.path("key")]);
+        assert_eq!(made.code(), 0, "{made:?}");
+        fs::copy(place.file("key"), place.file("key2")).unwrap();
+        place
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.file(name).to_str().unwrap().to_owned()
+    }
+
+    /// A `recv` into `got`, and the address where it listens.
+    fn recv(&self, more: &[&str]) -> (Running, String) {
+        let (file, key) = (self.path("got"), self.path("key2"));
+        let mut arguments = vec!["recv", &file, "--listen", "127.0.0.1:0", "--secret-file", &key];
+        arguments.extend(more);
+        let running = Running::start(&mut sealane(&arguments));
+        let line = running.line();
+        let address = match line.strip_prefix("listening at ") {
+            Some(address) => address.to_owned(),
+            None => json(&line)["address"].as_str().unwrap().to_owned(),
+        };
+        (running, address)
+    }
+
+    fn send(&self, address: &str, more: &[&str]) -> Running {
+        let (file, key) = (self.path("image"), self.path("key"));
+        let mut arguments = vec!["send", &file, "--to", address, "--secret-file", &key];
+        arguments.extend(more);
+        Running::start(&mut sealane(&arguments))
+    }
+
+    fn assert_source_is_untouched(&self) {
+        assert!(fs::read(self.file("image")).unwrap() == self.content);
+    }
+
+    fn assert_nothing_arrived(&self) {
+        for name in ["got", "got.partial"] {
+            assert!(!self.file(name).exists(), "{name} is there");
+        }
+        self.assert_source_is_untouched();
+    }
+
+    fn assert_arrived(&self) {
+        assert!(fs::read(self.file("got")).unwrap() == self.content, "the image differs");
+        assert!(!self.file("got.partial").exists());
+        self.assert_source_is_untouched();
+    }
+}
+
+/// A process whose output is read as it comes.
+struct Running {
+    child: Child,
+    lines: Receiver<String>,
+    out: JoinHandle<String>,
+    error: JoinHandle<String>,
+}
+
+#[derive(Debug)]
+struct Ended {
+    status: ExitStatus,
+    out: String,
+    error: String,
+}
+
+impl Ended {
+    fn code(&self) -> i32 {
+        self.status.code().unwrap_or(-1)
+    }
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, lines) = channel();
+        let collect = |stream: Box<dyn Read + Send>| {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                let mut all = String::new();
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    all.push_str(&line);
+                    all.push('\n');
+                    let _ = sender.send(line);
+                }
+                all
+            })
+        };
+        let out = collect(Box::new(child.stdout.take().unwrap()));
+        let error = collect(Box::new(child.stderr.take().unwrap()));
+        Self { child, lines, out, error }
+    }
+
+    /// The next line of output.
+    fn line(&self) -> String {
+        self.lines.recv_timeout(PATIENCE).expect("a line of output")
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    fn end(mut self) -> Ended {
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            if Instant::now() > deadline {
+                self.child.kill().unwrap();
+                let status = self.child.wait().unwrap();
+                let (out, error) = (self.out.join().unwrap(), self.error.join().unwrap());
+                panic!("it hangs: {status}: {out}{error}");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        Ended { status, out: self.out.join().unwrap(), error: self.error.join().unwrap() }
+    }
+}
+
+fn sealane(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sealane"));
+    command.args(arguments);
+    command
+}
+
+fn run(arguments: &[&str]) -> Ended {
+    Running::start(&mut sealane(arguments)).end()
+}
+
+fn json(line: &str) -> serde_json::Value {
+    serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))
+}
+
+#[test]
+fn an_image_crosses_and_its_secret_is_gone_at_both_ends() {
+    for engine in ENGINES {
+        for lanes in ["1", "2", "8"] {
+            let place = Place::new();
+            let (recv, address) = place.recv(&["--engine", engine]);
+            let send = place.send(&address, &["--engine", engine, "--lanes", lanes]).end();
+            let recv = recv.end();
+            assert_eq!((send.code(), recv.code()), (0, 0), "{send:?} {recv:?}");
+            place.assert_arrived();
+            assert!(!place.file("key").exists() && !place.file("key2").exists());
+            assert!(send.error.contains("sent 8389842 bytes"), "{send:?}");
+            assert!(recv.error.contains("received 8389842 bytes"), "{recv:?}");
+            assert_eq!((send.out, recv.out), (String::new(), String::new()));
+        }
+    }
+}
+
+#[test]
+fn json_events_are_one_object_a_line_and_quiet_says_nothing() {
+    let place = Place::new();
+    let (recv, address) = place.recv(&["--json", "--keep-secret"]);
+    let slow = ["--json", "--keep-secret", "--bandwidth", "5M"];
+    let (send, recv) = (place.send(&address, &slow).end(), recv.end());
+    assert_eq!((send.code(), recv.code()), (0, 0), "{send:?} {recv:?}");
+    assert_eq!((&send.error[..], &recv.error[..]), ("", ""));
+    let events = |ended: &Ended| -> Vec<String> {
+        let event = |line| json(line)["event"].as_str().unwrap().to_owned();
+        let mut events: Vec<_> = ended.out.lines().map(event).collect();
+        events.dedup();
+        events
+    };
+    assert_eq!(events(&send), ["started", "progress", "done"]);
+    assert_eq!(events(&recv), ["listening", "started", "progress", "done"]);
+    assert!(place.file("key").exists() && place.file("key2").exists(), "--keep-secret");
+    place.assert_arrived();
+
+    let (recv, address) = place.recv(&["--json", "--overwrite", "--engine", "syscalls"]);
+    let send = place.send(&address, &["--quiet"]).end();
+    assert_eq!((send.code(), recv.end().code()), (0, 0));
+    assert_eq!((&send.out[..], &send.error[..]), ("", ""));
+    let failed = run(&[
+        "send",
+        &place.path("none"),
+        "--to",
+        "127.0.0.1:1",
+        "--json",
+        "--secret-file",
+        &place.path("key"),
+    ]);
+    let last = json(failed.out.lines().last().unwrap());
+    assert_eq!((last["event"].as_str(), last["exit"].as_i64()), (Some("error"), Some(1)));
+}
+
+#[test]
+fn an_existing_image_is_left_alone_unless_overwrite_is_named() {
+    let place = Place::new();
+    fs::write(place.file("got"), "mine").unwrap();
+    let arguments = [
+        "recv",
+        &place.path("got"),
+        "--listen",
+        "127.0.0.1:0",
+        "--secret-file",
+        &place.path("key2"),
+    ];
+    let refused = run(&arguments);
+    assert_eq!(refused.code(), 1);
+    assert!(refused.error.contains("left alone") && refused.error.contains("--overwrite"));
+    assert_eq!(fs::read(place.file("got")).unwrap(), b"mine");
+    // What a killed transfer left is named, and the source hears of it.
+    fs::write(place.file("got.partial"), "old").unwrap();
+    let (recv, address) = place.recv(&["--overwrite"]);
+    let send = place.send(&address, &[]).end();
+    let recv = recv.end();
+    assert_eq!((send.code(), recv.code()), (1, 1));
+    assert!(recv.error.contains("got.partial") && recv.error.contains("remove it"), "{recv:?}");
+    assert!(send.error.contains("refused") && send.error.contains("got.partial"), "{send:?}");
+    assert_eq!(fs::read(place.file("got")).unwrap(), b"mine");
+    assert_eq!(fs::read(place.file("got.partial")).unwrap(), b"old");
+    fs::remove_file(place.file("got.partial")).unwrap();
+    let (recv, address) = place.recv(&["--overwrite"]);
+    assert_eq!((place.send(&address, &[]).end().code(), recv.end().code()), (0, 0));
+    place.assert_arrived();
+}
+
+#[test]
+fn a_secret_that_others_can_read_is_refused_and_a_new_one_is_private() {
+    let place = Place::new();
+    let text = fs::read_to_string(place.file("key")).unwrap();
+    assert!(text.len() == 65 && text.ends_with('\n'), "{} bytes", text.len());
+    assert!(text.trim_end().bytes().all(|digit| digit.is_ascii_hexdigit()));
+    assert_eq!(fs::metadata(place.file("key")).unwrap().permissions().mode() & 0o7777, 0o600);
+    let again = run(&["secret", "new", &place.path("key")]);
+    assert!(again.code() == 1 && again.error.contains("left alone"), "{again:?}");
+    assert_eq!(fs::read_to_string(place.file("key")).unwrap(), text);
+    for mode in [0o640, 0o604, 0o660] {
+        fs::set_permissions(place.file("key"), fs::Permissions::from_mode(mode)).unwrap();
+        let refused = place.send("127.0.0.1:1", &[]).end();
+        assert_eq!(refused.code(), 1);
+        assert!(refused.error.contains(&format!("{mode:04o}")), "{refused:?}");
+        assert!(refused.error.contains("0600") && refused.error.contains("new secret"));
+    }
+    let missing =
+        run(&["send", &place.path("image"), "--to", "127.0.0.1:1", "--secret-file", "no"]);
+    assert!(missing.code() == 1 && missing.error.contains("sealane secret new"), "{missing:?}");
+}
+
+#[test]
+fn a_wrong_secret_exits_3_and_the_listener_serves_the_right_one() {
+    for engine in ENGINES {
+        let place = Place::new();
+        let (recv, address) = place.recv(&["--engine", engine]);
+        assert_eq!(run(&["secret", "new", &place.path("wrong")]).code(), 0);
+        let wrong = run(&[
+            "send",
+            &place.path("image"),
+            "--to",
+            &address,
+            "--engine",
+            engine,
+            "--secret-file",
+            &place.path("wrong"),
+        ]);
+        assert_eq!(wrong.code(), 3, "{wrong:?}");
+        assert!(wrong.error.contains("same secret"), "{wrong:?}");
+        assert!(place.file("wrong").exists(), "a failed attempt may be repeated");
+        let send = place.send(&address, &["--engine", engine]).end();
+        assert_eq!((send.code(), recv.end().code()), (0, 0));
+        place.assert_arrived();
+    }
+}
+
+#[test]
+fn usage_errors_exit_2_and_an_absent_listener_exits_1() {
+    let place = Place::new();
+    for arguments in [
+        vec!["send"],
+        vec!["frobnicate"],
+        vec!["send", "f", "--to", "h:1", "--secret-file", "k", "--lanes", "65"],
+        vec!["send", "f", "--to", "h:1", "--secret-file", "k", "--engine", "magic"],
+        vec!["send", "f", "--to", "h:1", "--secret-file", "k", "--frame-kib", "3"],
+        vec!["send", "f", "--to", "h:1", "--secret-file", "k", "--bandwidth", "fast"],
+    ] {
+        assert_eq!(run(&arguments).code(), 2, "{arguments:?}");
+    }
+    let nobody = place.send("127.0.0.1:1", &[]).end();
+    assert_eq!(nobody.code(), 1);
+    assert!(nobody.error.contains("start the other end first"), "{nobody:?}");
+    fs::write(place.file("image"), "").unwrap();
+    let empty = place.send("127.0.0.1:1", &[]).end();
+    assert!(empty.code() == 1 && empty.error.contains("image"), "{empty:?}");
+}
+
+/// Starts a transfer that takes long and waits until both ends are in it.
+fn slow_transfer(place: &Place, engine: &str) -> (Running, Running) {
+    let (recv, address) = place.recv(&["--engine", engine, "--json"]);
+    let send = place.send(&address, &["--engine", engine, "--json", "--bandwidth", "500K"]);
+    for end in [&send, &recv] {
+        while json(&end.line())["event"] != "progress" {}
+    }
+    (send, recv)
+}
+
+#[test]
+fn a_signal_at_either_end_cancels_both_and_the_attempt_may_be_repeated() {
+    for engine in ENGINES {
+        for (at_source, signal) in [(true, Signal::SIGINT), (false, Signal::SIGTERM)] {
+            let place = Place::new();
+            let (send, recv) = slow_transfer(&place, engine);
+            if at_source {
+                send.signal(signal)
+            } else {
+                recv.signal(signal)
+            }
+            let (send, recv) = (send.end(), recv.end());
+            assert_eq!((send.code(), recv.code()), (4, 4), "{send:?} {recv:?}");
+            let (ours, theirs) = if at_source { (send, recv) } else { (recv, send) };
+            assert!(ours.error.contains("cancelled by the caller at this end"), "{ours:?}");
+            assert!(theirs.error.contains("cancelled by the other end"), "{theirs:?}");
+            place.assert_nothing_arrived();
+            let (recv, address) = place.recv(&["--engine", engine]);
+            let send = place.send(&address, &["--engine", engine]).end();
+            assert_eq!((send.code(), recv.end().code()), (0, 0));
+            place.assert_arrived();
+        }
+    }
+    let place = Place::new();
+    let (recv, _) = place.recv(&[]);
+    recv.signal(Signal::SIGTERM);
+    assert_eq!(recv.end().code(), 4, "while it waits for a peer");
+    place.assert_nothing_arrived();
+}
+
+#[test]
+fn a_killed_peer_is_an_error_and_leaves_nothing_that_looks_whole() {
+    for engine in ENGINES {
+        let place = Place::new();
+        let (send, recv) = slow_transfer(&place, engine);
+        send.signal(Signal::SIGKILL);
+        let recv = recv.end();
+        assert_eq!(recv.code(), 1, "{recv:?}");
+        assert!(recv.error.contains("the other end closed the connection"), "{recv:?}");
+        send.end();
+        place.assert_nothing_arrived();
+
+        let (send, recv) = slow_transfer(&place, engine);
+        recv.signal(Signal::SIGKILL);
+        let send = send.end();
+        assert_eq!(send.code(), 1, "{send:?}");
+        assert!(send.error.contains("the other end closed the connection"), "{send:?}");
+        recv.end();
+        assert!(!place.file("got").exists(), "only the part under its own name");
+        place.assert_source_is_untouched();
+    }
+}
+
+#[test]
+fn a_file_that_may_not_grow_so_far_is_named_at_both_ends() {
+    use nix::sys::resource::{Resource, setrlimit};
+    for engine in ENGINES {
+        let place = Place::new();
+        let (file, key) = (place.path("got"), place.path("key2"));
+        let mut command = sealane(&[
+            "recv",
+            &file,
+            "--listen",
+            "127.0.0.1:0",
+            "--secret-file",
+            &key,
+            "--engine",
+            engine,
+        ]);
+        // SAFETY: setrlimit(2) is safe between fork and exec.
+        unsafe {
+            command.pre_exec(|| Ok(setrlimit(Resource::RLIMIT_FSIZE, 1 << 20, 1 << 20)?));
+        }
+        let recv = Running::start(&mut command);
+        let line = recv.line();
+        let address = line.strip_prefix("listening at ").unwrap().to_owned();
+        let send = place.send(&address, &["--engine", engine]).end();
+        let recv = recv.end();
+        assert_eq!((send.code(), recv.code()), (1, 1), "{send:?} {recv:?}");
+        for error in [send.error, recv.error] {
+            assert!(error.contains("File too large") && error.contains("ulimit -f"), "{error}");
+        }
+        place.assert_nothing_arrived();
+    }
+}
+
+#[test]
+fn an_image_that_shrinks_under_the_source_is_an_error_at_both_ends() {
+    for engine in ENGINES {
+        let place = Place::new();
+        let (send, recv) = slow_transfer(&place, engine);
+        File::options().write(true).open(place.file("image")).unwrap().set_len(1 << 20).unwrap();
+        let (send, recv) = (send.end(), recv.end());
+        assert_eq!((send.code(), recv.code()), (1, 1), "{send:?} {recv:?}");
+        assert!(send.error.contains("shrank"), "{send:?}");
+        assert!(!place.file("got").exists() && !place.file("got.partial").exists());
+    }
+}
+
+#[test]
+fn the_demo_finds_memory_identical() {
+    for engine in ENGINES {
+        let demo = run(&["demo", "--mib", "48", "--lanes", "2", "--engine", engine]);
+        assert_eq!(demo.code(), 0, "{demo:?}");
+        for row in [
+            "total time",
+            "downtime",
+            "GB/s",
+            "zero pages",
+            "rounds",
+            "lanes            2",
+            "provider",
+            "zero-copy",
+            "CPU, source",
+            "CPU, target",
+            "memory identical",
+        ] {
+            assert!(demo.out.contains(row), "{row}: {demo:?}");
+        }
+        assert!(demo.out.contains(&format!("engine           {engine}")));
+    }
+}
+
+/// The command in a sandbox that forbids io_uring, as container runtimes do.
+fn without_io_uring(arguments: &[&str]) -> Ended {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+    let filter: BpfProgram = SeccompFilter::new(
+        [(nix::libc::SYS_io_uring_setup, vec![])].into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(nix::libc::EPERM as u32),
+        std::env::consts::ARCH.try_into().unwrap(),
+    )
+    .unwrap()
+    .try_into()
+    .unwrap();
+    let mut command = sealane(arguments);
+    // SAFETY: prctl(2) and seccomp(2) alone, on a filter made before the fork.
+    unsafe {
+        command.pre_exec(move || apply_filter(&filter).map_err(std::io::Error::other));
+    }
+    Running::start(&mut command).end()
+}
+
+#[test]
+fn doctor_says_what_is_missing_and_who_forbids_it() {
+    let doctor = run(&["doctor"]);
+    for name in [
+        "kernel",
+        "io_uring SEND",
+        "io_uring READ_FIXED",
+        "locked memory",
+        "CPU",
+        "provider",
+        "page cache",
+        "huge pages",
+        "send buffer",
+        "receive buffer",
+        "congestion control",
+    ] {
+        assert!(doctor.out.contains(name), "{name}: {doctor:?}");
+    }
+    let words = ["ok", "degraded", "missing"];
+    let missing = doctor.out.lines().any(|line| line.starts_with("missing"));
+    assert_eq!(doctor.code(), i32::from(missing), "{doctor:?}");
+    let known = |line: &str| words.iter().any(|word| line.starts_with(word));
+    assert!(doctor.out.lines().all(|line| known(line) || line.starts_with("the default")));
+
+    let denied = without_io_uring(&["doctor"]);
+    assert_eq!(denied.code(), 1, "{denied:?}");
+    let line = denied.out.lines().find(|line| line.starts_with("missing   io_uring "));
+    let line = line.unwrap_or_else(|| panic!("{denied:?}"));
+    assert!(line.contains("seccomp") && line.contains("--engine syscalls"), "{line}");
+    let demo = without_io_uring(&["demo", "--mib", "16"]);
+    assert!(demo.code() == 1 && demo.error.contains("engine = syscalls"), "{demo:?}");
+    let demo = without_io_uring(&["demo", "--mib", "16", "--engine", "syscalls"]);
+    assert!(demo.code() == 0 && demo.out.contains("memory identical"), "{demo:?}");
+}
+
+#[test]
+fn man_pages_are_written_for_each_command() {
+    let directory = tempfile::tempdir().unwrap();
+    let made = run(&["man", directory.path().to_str().unwrap()]);
+    assert_eq!(made.code(), 0, "{made:?}");
+    for page in ["sealane.1", "sealane-send.1", "sealane-recv.1", "sealane-demo.1"] {
+        let text = fs::read_to_string(directory.path().join(page)).unwrap();
+        assert!(text.contains(".SH"), "{page}");
+    }
+    let top = fs::read_to_string(directory.path().join("sealane.1")).unwrap();
+    assert!(top.contains("3 peer not authenticated"), "exit codes stand in the page");
+    let recv = fs::read_to_string(directory.path().join("sealane-recv.1")).unwrap();
+    assert!(recv.contains("partial"), "where the image lies until it is whole");
+}
