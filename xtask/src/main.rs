@@ -7,7 +7,8 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-const USAGE: &str = "verbs: test, tidy, man, fuzz [--seconds N]";
+const USAGE: &str = "verbs: test, tidy, man, fuzz [--seconds N], bench [NAME [ARGUMENT..]]";
+const BENCHES: [&str; 4] = ["seal", "zero", "lane", "memory"];
 const FUZZ_TARGETS: [&str; 3] = ["frame_parser", "opened_header", "hello"];
 const CARGO_FUZZ: &str = "0.13.1";
 /// `SKIP: name: reason` lines that CI accepts, by their beginning.
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::run(Path::new(".")),
         Some("man") => man(),
         Some("fuzz") => fuzz(&arguments[1..]),
+        Some("bench") => bench(&arguments[1..]),
         _ => Err(USAGE.to_owned()),
     };
     match result {
@@ -138,6 +140,23 @@ fn fuzz(arguments: &[String]) -> Result {
         command.args(["run", "nightly", "cargo", "fuzz", "run", target, &scratch, &seeds, "--"]);
         run(command.args([&limit, "-max_len=8192", "-verbosity=0"]).env("PATH", &path))?;
         println!("fuzz {target}: {seconds} s without a find");
+    }
+    Ok(())
+}
+
+/// Runs one benchmark, or all of them; each ends with an error where its result is wrong.
+fn bench(arguments: &[String]) -> Result {
+    let (names, rest) = match arguments.split_first() {
+        None => (BENCHES.to_vec(), &[][..]),
+        Some((name, rest)) if BENCHES.contains(&name.as_str()) => (vec![name.as_str()], rest),
+        Some(_) => return Err(format!("benchmarks: {}", BENCHES.join(", "))),
+    };
+    for name in names {
+        let bin = format!("bench-{name}");
+        let features = ["--features", "danger-null-seal", "--bin", &bin, "--"];
+        let build = ["run", "--quiet", "--release", "--package", "sealane-benches"];
+        println!("== {name}");
+        run(cargo(&build).args(features).args(rest))?;
     }
     Ok(())
 }
