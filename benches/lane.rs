@@ -4,10 +4,14 @@
 //! Both ends are threads of this process, as two processes on one machine would share its cores.
 //! The time is that of one round of all pages, from its order until the target has placed it.
 
+use std::ffi::OsString;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use memmap2::MmapMut;
+use nix::sys::socket::{setsockopt, sockopt};
 use sealane::doctor::{CpuFeatures, Provider};
 use sealane::{Config, EngineChoice, ProviderChoice};
 use sealane_benches::{fill, gb_per_s, guest, last_round, ratios, same, shown, spread};
@@ -20,14 +24,15 @@ fn main() -> sealane::Result<()> {
     let provider = Provider::resolve(ProviderChoice::Auto, &cpu)?;
     println!("{} MiB, {TURNS} turns each, {} ({cpu}), GB/s", BYTES >> 20, provider.name());
     let (from, into) = (guest(BYTES), guest(BYTES));
-    let mut plain = Plain::new();
-    let sizes: &[usize] =
-        if std::env::args().any(|a| a == "--sizes") { &[64, 128, 256, 512, 1024] } else { &[256] };
-    for engine in [EngineChoice::Uring, EngineChoice::Syscalls] {
-        for lanes in [1, 2] {
-            for kib in sizes {
+    let chosen = Chosen::from_arguments();
+    let mut plain = Plain::new(&from, &into, chosen.congestion.as_ref());
+    for engine in chosen.engines {
+        for lanes in &chosen.lanes {
+            for kib in &chosen.frame_kib {
                 let mut config = Config::default();
-                (config.engine, config.lanes, config.frame_bytes) = (engine, lanes, kib << 10);
+                (config.engine, config.lanes, config.frame_bytes) = (engine, *lanes, kib << 10);
+                config.socket_buffer_bytes = chosen.buffer_kib << 10;
+                config.congestion = chosen.congestion.clone();
                 let mut figures = Figures::default();
                 for turn in 0..TURNS {
                     figures.bare.push(provider.measure(config.frame_bytes));
@@ -42,6 +47,42 @@ fn main() -> sealane::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What the arguments `name=value` narrow or change.
+struct Chosen {
+    engines: Vec<EngineChoice>,
+    lanes: Vec<u16>,
+    frame_kib: Vec<usize>,
+    buffer_kib: usize,
+    congestion: Option<String>,
+}
+
+impl Chosen {
+    fn from_arguments() -> Self {
+        let both = vec![EngineChoice::Uring, EngineChoice::Syscalls];
+        let mut chosen = Self {
+            engines: both,
+            lanes: vec![1, 2],
+            frame_kib: vec![256],
+            buffer_kib: 0,
+            congestion: None,
+        };
+        for argument in std::env::args().skip(1) {
+            let (name, value) = argument.split_once('=').expect("name=value");
+            let list = || value.split(',').map(|n| n.parse().expect("numbers")).collect();
+            match name {
+                "engine" if value == "uring" => chosen.engines = vec![EngineChoice::Uring],
+                "engine" => chosen.engines = vec![EngineChoice::Syscalls],
+                "lanes" => chosen.lanes = vec![value.parse().expect("a number")],
+                "frame-kib" => chosen.frame_kib = list(),
+                "buffer-kib" => chosen.buffer_kib = value.parse().expect("a number"),
+                "congestion" => chosen.congestion = Some(value.to_owned()),
+                _ => panic!("engine, lanes, frame-kib, buffer-kib, congestion; not {name}"),
+            }
+        }
+        chosen
+    }
 }
 
 #[derive(Default)]
@@ -70,12 +111,7 @@ impl Figures {
     }
 }
 
-fn round(
-    from: &std::fs::File,
-    into: &std::fs::File,
-    config: &Config,
-    turn: usize,
-) -> sealane::Result<f64> {
+fn round(from: &File, into: &File, config: &Config, turn: usize) -> sealane::Result<f64> {
     fill(from, BYTES, 100 + turn as u64);
     // The first round warms up sockets and pools.
     let time = last_round(from, into, BYTES, config, 2)?;
@@ -85,15 +121,20 @@ fn round(
 
 /// The plain competitor: memory written to a socket and read from it, both blocking.
 struct Plain {
-    from: Vec<u8>,
-    into: Vec<u8>,
+    from: MmapMut,
+    into: MmapMut,
+    congestion: Option<OsString>,
     turns: u64,
 }
 
 impl Plain {
-    fn new() -> Self {
-        let (from, into) = (vec![3u8; BYTES as usize], vec![1u8; BYTES as usize]);
-        Self { from, into, turns: 0 }
+    /// Over the same memory: memfds, and not the larger pages that a vector may get.
+    fn new(from: &File, into: &File, congestion: Option<&String>) -> Self {
+        // SAFETY: memfds of this process that nobody truncates, and while a turn is on nothing
+        // else uses them.
+        let map = |file: &File| unsafe { MmapMut::map_mut(file) }.expect("a mapping");
+        let congestion = congestion.map(OsString::from);
+        Self { from: map(from), into: map(into), congestion, turns: 0 }
     }
 
     fn turn(&mut self, chunk: usize) -> f64 {
@@ -102,6 +143,11 @@ impl Plain {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let mut near = TcpStream::connect(listener.local_addr().expect("bound")).expect("a peer");
         let (mut far, _) = listener.accept().expect("a peer");
+        for socket in [&near, &far] {
+            if let Some(name) = &self.congestion {
+                setsockopt(socket, sockopt::TcpCongestion, name).expect("it is available");
+            }
+        }
         let mut time = Duration::ZERO;
         std::thread::scope(|scope| {
             let into = &mut self.into;
@@ -123,7 +169,7 @@ impl Plain {
             }
             reader.join().expect("no panic");
         });
-        assert!(self.from == self.into, "memory differs");
+        assert!(self.from[..] == self.into[..], "memory differs");
         gb_per_s(BYTES, time)
     }
 }
