@@ -1,6 +1,6 @@
 //! Migrations as a caller sees them: sockets, threads and clocks around [`crate::session`].
 //!
-//! [`establish`] makes authenticated lanes; [`Source`] and [`Target`] drive them.
+//! `establish` makes authenticated lanes; [`Source`] and [`Target`] drive them.
 #![forbid(unsafe_code)]
 
 mod establish;

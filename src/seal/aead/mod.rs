@@ -19,7 +19,7 @@ pub trait AeadKey: Send {
     ///
     /// # Errors
     ///
-    /// [`TagMismatch`] where key, nonce, associated data or any byte differs.
+    /// A tag mismatch where key, nonce, associated data or any byte differs.
     fn open(&self, nonce: [u8; 12], aad: &[u8], data_and_tag: &mut [u8])
     -> Result<(), TagMismatch>;
 }
