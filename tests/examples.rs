@@ -25,7 +25,7 @@ fn the_target_takes_the_guest_where_the_source_left_it() {
         .arg(&secret)
         .stdout(Stdio::piped())
         .spawn()
-        .expect("`cargo test` builds it; with `--test examples` alone run `cargo build --examples` first");
+        .expect("built by a plain `cargo test`, or by `cargo build --examples`");
     let mut said = BufReader::new(target.stdout.take().unwrap());
     let mut line = String::new();
     said.read_line(&mut line).unwrap();

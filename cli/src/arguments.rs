@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sealane::{Config, EngineChoice, ProviderChoice, ZeroCopy};
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failure, 2 usage, 3 peer not authenticated, \
-                          4 cancelled.";
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failure, 2 usage, 3 peer not authenticated, 4 cancelled.
+Environment: SEALANE_LOG=debug says on standard error what goes on (a level, or target=level).";
 
 /// Moves a guest's memory from host to host, sealed
 #[derive(Parser)]

@@ -111,6 +111,7 @@ pub fn dial(
         opened.push(wire.confirm(socket, keys.of(&joined), lane)?);
     }
     let (spent, migration_id) = (secret.spent().clone(), session.migration_id());
+    tracing::info!(%address, ?role, lanes, frame_bytes, provider = provider.name(), "lanes open");
     Ok(Lanes { lanes: opened, frame_bytes, provider, spent, migration_id })
 }
 
@@ -171,13 +172,19 @@ impl Listener {
         let provider = Provider::resolve(config.provider, &CpuFeatures::detect())?;
         loop {
             let (mut socket, message) = self.next_hello(config, cancel, None)?;
+            // Of a stranger nothing is logged but that there was one.
             let Ok(DiallerHello::Open(hello, clear, noise)) = DiallerHello::parse(&message) else {
+                tracing::debug!("dropped a stranger: no first message of this protocol");
                 continue;
             };
             if self.answered.contains(&message) {
+                tracing::debug!("dropped a first message that was answered before");
                 continue;
             }
-            let Ok(listener) = trust::Listener::new(secret, &clear, &noise) else { continue };
+            let Ok(listener) = trust::Listener::new(secret, &clear, &noise) else {
+                tracing::debug!("dropped a stranger: its first message does not verify");
+                continue;
+            };
             self.answered.truncate(ANSWERED_MAX - 1);
             self.answered.push_front(message);
             let wire = Wire { deadline: Instant::now() + config.handshake_timeout, cancel };
@@ -204,11 +211,15 @@ impl Listener {
             let first = match wire.confirm(socket, keys.of(&Joined::first_lane()), 0) {
                 Ok(lane) => lane,
                 Err(error @ Error::Cancelled { .. }) => return Err(error),
-                Err(_) => continue,
+                Err(error) => {
+                    tracing::debug!(%error, "no CONFIRM after a first message that verified");
+                    continue;
+                }
             };
             let lanes = self.joins(first, lanes, &keys, config, &wire)?;
             let migration_id = session.migration_id();
             let spent = secret.spent().clone();
+            tracing::info!(?role, lanes = lanes.len(), frame_bytes, "lanes open");
             return Ok(Lanes { lanes, frame_bytes, provider, spent, migration_id });
         }
     }

@@ -143,6 +143,7 @@ impl Shared {
 
     /// Keeps an error without stopping anybody yet.
     fn note(&self, error: Error) {
+        tracing::debug!(%error, "a part of the session failed");
         self.error.lock().expect("no panic while it is held").get_or_insert(error);
     }
 

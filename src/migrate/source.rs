@@ -150,7 +150,9 @@ impl Source {
                 source.order(lane, Order::RoundEnd { round })?;
             }
             source.expect(SourceEvent::RoundDone)?;
-            Ok(RoundReport { round, pages, elapsed: begin.elapsed() })
+            let elapsed = begin.elapsed();
+            tracing::debug!(round, pages, ?elapsed, "round placed");
+            Ok(RoundReport { round, pages, elapsed })
         })
     }
 
@@ -190,7 +192,9 @@ impl Source {
             }
             let lanes = source.orders.len() as u16;
             source.order(0, Order::Control(Control::Commit { lanes, frames, pages }, vec![]))?;
-            source.expect(SourceEvent::Ready)
+            source.expect(SourceEvent::Ready)?;
+            tracing::info!(frames, pages, state_bytes = state.len(), "committed");
+            Ok(())
         })
     }
 
@@ -212,6 +216,7 @@ impl Source {
         self.orders.clear(); // wakes the lanes at once
         let mut lanes = self.shared.end(std::mem::take(&mut self.threads));
         lanes.remove(1); // the control reader has no figures
+        tracing::info!("handed over");
         Ok(SourceReport { lanes })
     }
 

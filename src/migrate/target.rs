@@ -172,7 +172,10 @@ impl Target {
         self.guarded(|target| {
             loop {
                 match target.event()?.0 {
-                    TargetEvent::RoundOver(round) => target.say(Control::RoundDone { round }),
+                    TargetEvent::RoundOver(round) => {
+                        tracing::debug!(round, "round placed");
+                        target.say(Control::RoundDone { round });
+                    }
                     TargetEvent::Committed => {
                         let mut session = target.session.lock().expect("no panic while held");
                         return Ok(session.take_state());
@@ -197,7 +200,9 @@ impl Target {
                 TargetEvent::HandedOver => Ok(()),
                 event => unexpected(&event),
             }
-        })
+        })?;
+        tracing::info!("the source has let go");
+        Ok(())
     }
 
     /// Tells the source that the guest is taken.

@@ -67,7 +67,11 @@ impl Uring {
             self.statistics.zero_copy_copied += 1;
             match self.zero_copy {
                 ZeroCopySend::Required => self.done.push_back(Err(not_zero_copy(self.lane))),
-                _ => self.zero_copy = ZeroCopySend::Off,
+                ZeroCopySend::Off => {}
+                ZeroCopySend::Trying => {
+                    self.zero_copy = ZeroCopySend::Off;
+                    tracing::debug!(lane = self.lane, "the kernel copied: plain sends from here");
+                }
             }
         }
         if !transfer.range.is_empty() {
