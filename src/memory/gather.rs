@@ -1,5 +1,6 @@
 //! Source: pages out of a region, into a private slot, zero pages left out.
 
+use super::copy::page_out_of_guest;
 use super::region::next_data;
 use super::{Region, Run, is_zero_page};
 use crate::config::PAGE_BYTES;
@@ -107,8 +108,7 @@ impl Region {
             // SAFETY: the page lies in the mapping by `check_run`; `room` is private and apart
             // from it. Guests may write meanwhile: see the rules at the head of this module.
             unsafe {
-                let from = mapping.address.add(from);
-                std::ptr::copy_nonoverlapping(from, room.as_mut_ptr(), PAGE_BYTES);
+                page_out_of_guest(mapping.address.add(from), room.as_mut_ptr());
             }
             let zero = is_zero_page(room);
             if !push_run(runs, page, 1, zero, runs_max) {

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsRawFd;
 
+use super::copy::pages_into_guest;
 use super::{Region, Run};
 use crate::config::PAGE_BYTES;
 use crate::error::{Result, SystemError};
@@ -41,7 +42,7 @@ impl Region {
         // SAFETY: the run lies in the mapping by `check_run`; `from` is a private slot.
         unsafe {
             let into = mapping.address.add(run.first_page as usize * PAGE_BYTES);
-            std::ptr::copy_nonoverlapping(from.as_ptr(), into, bytes);
+            pages_into_guest(from.as_ptr(), into, bytes);
         }
     }
 

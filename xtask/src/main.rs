@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 const USAGE: &str = "verbs: test, tidy, man, fuzz [--seconds N], bench [NAME [ARGUMENT..]]";
-const BENCHES: [&str; 4] = ["seal", "zero", "lane", "memory"];
+const BENCHES: [&str; 5] = ["seal", "zero", "copy", "lane", "memory"];
 const FUZZ_TARGETS: [&str; 3] = ["frame_parser", "opened_header", "hello"];
 const CARGO_FUZZ: &str = "0.13.1";
 /// `SKIP: name: reason` lines that CI accepts, by their beginning.
