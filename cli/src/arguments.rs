@@ -121,6 +121,9 @@ pub(crate) struct Tuning {
     /// Zero-copy send
     #[arg(long, value_enum, default_value_t = ZeroCopyName::Auto)]
     pub(crate) zero_copy: ZeroCopyName,
+    /// TCP congestion control of the lanes at this end, as tcp(7) names it; else the system's
+    #[arg(long, value_name = "NAME")]
+    pub(crate) congestion: Option<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -166,6 +169,7 @@ impl Tuning {
             ZeroCopyName::Require => ZeroCopy::Require,
             ZeroCopyName::Off => ZeroCopy::Off,
         };
+        config.congestion = self.congestion.clone();
         config
     }
 
@@ -174,13 +178,15 @@ impl Tuning {
         let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
             value().expect("no value is hidden").get_name().to_owned()
         };
-        vec![
+        let mut arguments = vec![
             format!("--lanes={}", self.lanes),
             format!("--frame-kib={}", self.frame_kib),
             format!("--provider={}", name(&|| self.provider.to_possible_value())),
             format!("--engine={}", name(&|| self.engine.to_possible_value())),
             format!("--zero-copy={}", name(&|| self.zero_copy.to_possible_value())),
-        ]
+        ];
+        arguments.extend(self.congestion.iter().map(|name| format!("--congestion={name}")));
+        arguments
     }
 }
 

@@ -128,5 +128,12 @@ fn system(line: &mut Line<'_>) {
         );
     }
     let congestion = read("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
-    line(State::Ok, "congestion control", congestion, "");
+    let state = if congestion.starts_with("bbr") { State::Degraded } else { State::Ok };
+    line(
+        state,
+        "congestion control",
+        congestion,
+        "it paces each lane by a timer, which on a fast local network costs half of the speed \
+         (docs/performance.md): --congestion cubic",
+    );
 }

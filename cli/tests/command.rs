@@ -329,6 +329,20 @@ fn usage_errors_exit_2_and_an_absent_listener_exits_1() {
 }
 
 /// Starts a transfer that takes long and waits until both ends are in it.
+#[test]
+fn congestion_control_is_the_named_one_or_an_error_with_where_to_look() {
+    let place = Place::new();
+    let (recv, address) = place.recv(&["--congestion", "reno"]);
+    let unknown = place.send(&address, &["--congestion", "no-such"]).end();
+    assert_eq!(unknown.code(), 1, "{unknown:?}");
+    for part in ["TCP_CONGESTION no-such", "tcp_available_congestion_control"] {
+        assert!(unknown.error.contains(part), "{unknown:?}");
+    }
+    let send = place.send(&address, &["--congestion", "reno"]).end();
+    assert_eq!((send.code(), recv.end().code()), (0, 0), "{send:?}");
+    place.assert_arrived();
+}
+
 fn slow_transfer(place: &Place, engine: &str) -> (Running, Running) {
     let (recv, address) = place.recv(&["--engine", engine, "--json"]);
     let send = place.send(&address, &["--engine", engine, "--json", "--bandwidth", "500K"]);
