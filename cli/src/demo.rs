@@ -74,7 +74,9 @@ fn migrate(
     let (begin, cpu_begin) = (Instant::now(), cpu_seconds(UsageWho::RUSAGE_SELF));
     let lanes = dial(&child.address, Role::Source, &child.secret, &config, cancel)?;
     let provider = lanes.provider();
-    let mut source = Source::start(lanes, vec![region], &config, cancel)?;
+    // This clone outlives the handover, as a hypervisor's own would: unmapping a guest takes tens
+    // of milliseconds, when the other one is running already.
+    let mut source = Source::start(lanes, vec![region.clone()], &config, cancel)?;
     let watch = Watch::new(source.progress(), bytes / 4096, false, false);
     let mut dirty = DirtyBitmap::all(bytes / 4096);
     let (mut rounds, mut pages) = (0, 0);
