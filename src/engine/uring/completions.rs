@@ -41,6 +41,7 @@ impl Uring {
             // A short count comes before a signal or an error; the next send will show which. The
             // rest waits for the notification, when the slot is ours again.
             Ok(sent) => transfer.range.start += sent,
+            Err(_) if retry(result) => {}
             Err(_) => {
                 self.sending = false;
                 self.done.push_back(Err(socket_error("send", self.lane, -result)));

@@ -21,14 +21,17 @@ use io_uring::{IoUring, opcode, squeue};
 
 use super::{Done, Engine, EngineSetup, EngineStatistics, Extent, FileId};
 use crate::buffer::Slot;
-use crate::config::ZeroCopy;
+use crate::config::{PAGE_BYTES, ZeroCopy};
 use crate::error::{Error, Result, SystemError};
 
 pub(super) use setup::{OPERATIONS, RING_ENTRIES, ring};
 
-/// A read is cut into pieces, so that the disk sees several at once. A write is not: writers of
-/// one file wait for each other in the kernel.
-const PIECE_BYTES: usize = 64 << 10;
+/// A read is cut into pieces, so that the disk sees at least this many at once where all slots of
+/// the pool are being read into. A write is not: writers of one file wait for each other in the
+/// kernel.
+const PIECES_WANTED: usize = 12;
+/// Shortest and longest piece, in bytes.
+const PIECE_BYTES: std::ops::RangeInclusive<usize> = 8 << 10..=64 << 10;
 /// Pieces with the kernel at a time; with a send and a receive they fit the ring.
 const PIECES_MAX: usize = 32;
 /// Extents shorter than this on average are written by pwrite(2) in this thread: a WRITE_FIXED to
@@ -58,6 +61,7 @@ pub(super) struct Uring {
     sending: bool,
     receiving: bool,
     zero_copy: ZeroCopySend,
+    piece_bytes: usize,
     sqpoll: bool,
     done: VecDeque<Result<Done>>,
     statistics: EngineStatistics,
@@ -124,6 +128,7 @@ impl Uring {
             sending: false,
             receiving: false,
             zero_copy,
+            piece_bytes: piece_bytes(setup.pool.slots(), setup.pool.payload_bytes()),
             sqpoll: setup.sqpoll,
             done: VecDeque::new(),
             statistics: EngineStatistics::default(),
@@ -205,7 +210,7 @@ impl Uring {
         for extent in extents {
             let mut left = *extent;
             while left.bytes > 0 {
-                let piece_bytes = if write { left.bytes } else { left.bytes.min(PIECE_BYTES) };
+                let piece_bytes = if write { left.bytes } else { left.bytes.min(self.piece_bytes) };
                 let piece = Extent { bytes: piece_bytes, ..left };
                 left = after(left, piece.bytes);
                 let operation = Operation::Piece { group, extent: piece };
@@ -386,6 +391,13 @@ impl Drop for Uring {
     }
 }
 
+/// How long a piece of a read is, so that a pool of these slots makes enough of them.
+fn piece_bytes(slots: usize, slot_bytes: usize) -> usize {
+    let bytes = slots * slot_bytes / PIECES_WANTED;
+    let whole_pages = bytes / PAGE_BYTES * PAGE_BYTES;
+    whole_pages.clamp(*PIECE_BYTES.start(), *PIECE_BYTES.end())
+}
+
 fn insert<T>(slab: &mut Vec<Option<T>>, value: T) -> usize {
     let free = slab.iter().position(Option::is_none);
     let index = free.unwrap_or_else(|| {
@@ -402,5 +414,25 @@ fn after(extent: Extent, bytes: usize) -> Extent {
         file_offset: extent.file_offset + bytes as u64,
         slot_offset: extent.slot_offset + bytes,
         bytes: extent.bytes - bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_reads_at_least_eight_pieces_at_a_time() {
+        for frame_kib in [64, 128, 256, 512, 1024] {
+            for slots in 2..=64 {
+                let piece = piece_bytes(slots, frame_kib << 10);
+                assert!(piece.is_multiple_of(PAGE_BYTES));
+                // One slot may be with the network meanwhile.
+                let busy = (slots - 1).max(1) * (frame_kib << 10).div_ceil(piece);
+                let pieces = busy.min(PIECES_MAX);
+                assert!(pieces >= 8 || slots == 2, "{pieces} of {frame_kib} KiB, {slots} slots");
+                assert!(pieces >= 6, "{pieces} of {frame_kib} KiB, {slots} slots");
+            }
+        }
     }
 }
