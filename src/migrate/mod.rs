@@ -135,16 +135,38 @@ impl Shared {
         self.stop.load(Ordering::Acquire)
     }
 
+    /// Whether the reader of lane 0 goes on. A lane that was closed may be the end of a session
+    /// that the other end gave up, and why stands behind what is still to be read; so the reader
+    /// reads to the end then, for a while. `stopped_at` is the reader's own memory.
+    fn reads_on(&self, stopped_at: &mut Option<Instant>) -> bool {
+        if !self.stopped() {
+            return true;
+        }
+        let since = stopped_at.get_or_insert_with(Instant::now).elapsed();
+        let error = self.error.lock().expect("no panic while it is held");
+        since < GRACE && matches!(&*error, Some(Error::Peer(PeerError::Closed { .. })))
+    }
+
     /// The first error is the one that is reported; everybody stops.
     fn fail(&self, error: Error) {
         self.note(error);
         self.stop.store(true, Ordering::Release);
     }
 
-    /// Keeps an error without stopping anybody yet.
+    /// Keeps an error without stopping anybody yet. The first one stays, but for a lane that was
+    /// closed: what the other end said of it is the better answer, whichever thread was faster.
     fn note(&self, error: Error) {
         tracing::debug!(%error, "a part of the session failed");
-        self.error.lock().expect("no panic while it is held").get_or_insert(error);
+        let mut first = self.error.lock().expect("no panic while it is held");
+        let said = matches!(
+            error,
+            Error::Cancelled { by: CancelledBy::Peer } | Error::Peer(PeerError::Refused(_))
+        );
+        match &*first {
+            Some(Error::Peer(PeerError::Closed { .. })) if said => *first = Some(error),
+            Some(_) => {}
+            None => *first = Some(error),
+        }
     }
 
     /// What the other end is told where this one fails.

@@ -283,6 +283,11 @@ impl Source {
 
     fn abort(&mut self) -> Error {
         self.shared.end(std::mem::take(&mut self.threads));
+        for (control, payload) in self.events.try_iter() {
+            if matches!(control, Control::Cancel { .. } | Control::Refuse { .. }) {
+                self.shared.note(ended_by_peer(&payload));
+            }
+        }
         let error = self.shared.take_error();
         if self.session.is_in_doubt() { Error::InDoubt(Box::new(error)) } else { error }
     }
@@ -351,8 +356,8 @@ fn listen(
     let pool = Pool::new(1, PAGE_BYTES)?;
     let engine = engine::open(&engine_setup(config, &pool, socket, 0))?;
     let mut receiver = LaneReceiver::new(engine, pool, opener, 0, PAGE_BYTES);
-    let mut heard = Instant::now();
-    while !shared.stopped() {
+    let (mut heard, mut stopped_at) = (Instant::now(), None);
+    while shared.reads_on(&mut stopped_at) {
         let (mut slot, prefix) = match receiver.next(Some(Instant::now() + TICK))? {
             Received::Frame(slot, prefix) => (slot, prefix),
             _ if heard.elapsed() > config.peer_timeout => {

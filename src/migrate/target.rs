@@ -266,6 +266,11 @@ impl Target {
 
     fn abort(&mut self) -> Error {
         self.shared.end(std::mem::take(&mut self.threads));
+        for (event, reason) in self.events.try_iter() {
+            if event == TargetEvent::Cancelled {
+                self.shared.note(ended_by_peer(&reason));
+            }
+        }
         self.shared.take_error()
     }
 }

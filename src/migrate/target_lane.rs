@@ -60,8 +60,11 @@ impl TargetLane {
     }
 
     fn work(&mut self) -> Result<()> {
-        let mut heard = Instant::now();
-        while !self.shared.stopped() {
+        let (mut heard, mut stopped_at) = (Instant::now(), None);
+        while match self.lane {
+            0 => self.shared.reads_on(&mut stopped_at),
+            _ => !self.shared.stopped(),
+        } {
             match self.receiver.next(Some(Instant::now() + TICK))? {
                 Received::Frame(slot, prefix) => {
                     heard = Instant::now();
