@@ -23,7 +23,7 @@ fn main() {
     compare("gather", &mut memory, &mut slot, true, |from, into| {
         for at in (0..SLOT).step_by(PAGE) {
             // SAFETY: both hold a slot's bytes.
-            unsafe { page_out_of_guest(from.add(at), into.add(at)) }
+            unsafe { page_out_of_guest(from.add(at), into.add(at)) };
         }
     });
     slot.iter_mut().enumerate().for_each(|(n, byte)| *byte = (n * 7 + n / 256) as u8);

@@ -200,6 +200,70 @@ fn a_cancel_at_the_source_before_any_of_its_steps_ends_both() {
 }
 
 #[test]
+fn a_cancel_reaches_a_source_whose_orders_wait_for_a_lane() {
+    for engine in ENGINES {
+        let mut config = config(engine, 2);
+        config.bandwidth_bytes_per_s = 4 << 20;
+        // Twice as many stripes as a lane's queue holds.
+        let (from, into) = (memfd(512 << 20), memfd(512 << 20));
+        fill(&from, 16 << 20, 10);
+        let secret = OneTimeSecret::generate().unwrap();
+        let (ours, theirs) = (Canceller::default(), Canceller::default());
+        let (address, end) = target(&into, &secret, &config, &theirs);
+        let (mut source, pages) = source(&from, &address, &secret, &config, &ours).unwrap();
+        let progress = source.progress();
+        let timer = std::thread::spawn(move || {
+            while progress.pages() < 100 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            theirs.cancel();
+        });
+        let error = source.send_round(&[DirtyBitmap::all(pages)]).unwrap_err().to_string();
+        assert!(error.contains("cancelled by the other end"), "{engine:?}: {error}");
+        assert!(end.join().unwrap().unwrap_err().is_cancelled());
+        timer.join().unwrap();
+    }
+}
+
+#[test]
+fn a_cancel_after_the_source_has_let_go_does_nothing() {
+    for engine in ENGINES {
+        let config = config(engine, 2);
+        let (from, into) = (memfd(BYTES), memfd(BYTES));
+        fill(&from, BYTES, 11);
+        let secret = OneTimeSecret::generate().unwrap();
+        let (ours, theirs) = (Canceller::default(), Canceller::default());
+        let other = ours.clone();
+        let (address, end) = target_with(&into, &secret, &config, &theirs, move |now| {
+            if now == Step::Done {
+                other.cancel();
+                // Long enough for the source to look at it before DONE.
+                std::thread::sleep(Duration::from_millis(300));
+            }
+        });
+        whole_source(&from, &address, &secret, &config, &ours, |_| {}).unwrap();
+        end.join().unwrap().unwrap();
+        assert!(read(&from) == read(&into));
+    }
+}
+
+#[test]
+fn settings_out_of_range_are_errors_before_any_thread_starts() {
+    let good = config(EngineChoice::Syscalls, 1);
+    let (from, into) = (memfd(1 << 20), memfd(1 << 20));
+    let (secret, cancel) = (OneTimeSecret::generate().unwrap(), Canceller::default());
+    let (address, end) = target(&into, &secret, &good, &cancel);
+    let lanes = dial(&address, Role::Source, &secret, &good, &cancel).unwrap();
+    let mut bad = good.clone();
+    bad.slots_per_lane = 65;
+    let region =
+        sealane::memory::Region::from_file("ram", from.try_clone().unwrap(), 0, 1 << 20).unwrap();
+    let error = sealane::Source::start(lanes, vec![region], &bad, &cancel).err().unwrap();
+    assert!(matches!(error, Error::Config(_)), "{error}");
+    assert!(says_gone(&end.join().unwrap().err().unwrap()));
+}
+
+#[test]
 fn a_cancel_ends_the_handshake_at_either_end() {
     // Accepts and says nothing.
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();

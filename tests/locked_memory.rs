@@ -78,3 +78,10 @@ fn eight_lanes_fit_under_the_usual_limit_and_64_kib_is_a_named_error() {
     .join()
     .unwrap();
 }
+
+#[test]
+fn the_usual_limit_of_open_files_is_enough() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 1024.min(hard), hard).unwrap();
+    migrate(&lanes(EngineChoice::Uring, 2)).unwrap();
+}

@@ -79,6 +79,9 @@ pub(crate) struct RecvArguments {
     /// Replace FILE where it exists
     #[arg(long)]
     pub(crate) overwrite: bool,
+    /// Largest image to accept; K, M, G for powers of 1000. Else what is free where FILE goes
+    #[arg(long, value_parser = bandwidth, value_name = "BYTES")]
+    pub(crate) max_bytes: Option<u64>,
     #[command(flatten)]
     pub(crate) common: Common,
     #[command(flatten)]

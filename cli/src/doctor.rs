@@ -24,15 +24,21 @@ pub(crate) fn run() -> ExitCode {
         missing |= state == State::Missing;
         let remedy = if state == State::Ok { "" } else { remedy };
         let arrow = if remedy.is_empty() { "" } else { ": " };
-        println!("{word}  {name:<22} {found}{arrow}{remedy}");
+        say(&format!("{word}  {name:<22} {found}{arrow}{remedy}"));
     };
     kernel(&mut line);
     cpu(&mut line);
     system(&mut line);
     if missing {
-        println!("the default configuration cannot run here");
+        say("the default configuration cannot run here");
     }
     ExitCode::from(u8::from(missing))
+}
+
+/// A reader that went away has seen enough.
+fn say(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 type Line<'a> = dyn FnMut(State, &str, String, &str) + 'a;

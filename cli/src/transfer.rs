@@ -63,7 +63,8 @@ pub(crate) fn recv(arguments: &RecvArguments, cancel: &Canceller) -> Result<(), 
     let [(name, bytes)] = &offer[..] else {
         return Err(target.refuse("one image is received at a time").into());
     };
-    let partial = match Partial::new(&arguments.file, *bytes) {
+    let room = room_for(arguments, *bytes);
+    let partial = match room.and_then(|()| Partial::new(arguments, *bytes)) {
         Ok(partial) => partial,
         Err(failure) => {
             target.refuse(&failure.to_string());
@@ -93,16 +94,49 @@ pub(crate) fn recv(arguments: &RecvArguments, cancel: &Canceller) -> Result<(), 
     spend(common)
 }
 
+/// Refuses an image that the source offers larger than anybody here wants: memory for its bitmaps
+/// is taken by its size.
+fn room_for(arguments: &RecvArguments, bytes: u64) -> Result<(), Failure> {
+    let directory = directory_of(&arguments.file);
+    let most = match arguments.max_bytes {
+        Some(most) => most,
+        None => {
+            let space = nix::sys::statvfs::statvfs(directory)
+                .map_err(|e| io("statvfs", directory, &e.into()))?;
+            // Their widths differ by platform.
+            #[allow(clippy::unnecessary_cast)]
+            (space.blocks_available() as u64).saturating_mul(space.fragment_size() as u64)
+        }
+    };
+    if bytes <= most {
+        return Ok(());
+    }
+    Err(Failure::Text(format!(
+        "an image of {bytes} bytes was offered, at most {most} are accepted ({}): free space or \
+         name --max-bytes",
+        if arguments.max_bytes.is_some() { "--max-bytes" } else { "free space" }
+    )))
+}
+
+fn directory_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
 /// The image until it is whole: FILE.partial, gone if the transfer fails.
 struct Partial {
     path: PathBuf,
     whole: PathBuf,
     file: File,
     keep: bool,
+    overwrite: bool,
 }
 
 impl Partial {
-    fn new(whole: &Path, bytes: u64) -> Result<Self, Failure> {
+    fn new(arguments: &RecvArguments, bytes: u64) -> Result<Self, Failure> {
+        let whole = &arguments.file;
         let mut name = whole.file_name().unwrap_or_default().to_owned();
         name.push(".partial");
         let path = whole.with_file_name(name);
@@ -116,7 +150,8 @@ impl Partial {
                 _ => io("create", &path, &e),
             },
         )?;
-        let partial = Self { path, whole: whole.to_owned(), file, keep: false };
+        let overwrite = arguments.overwrite;
+        let partial = Self { path, whole: whole.to_owned(), file, keep: false, overwrite };
         partial.file.set_len(bytes).map_err(|e| io("ftruncate", &partial.path, &e))?;
         Ok(partial)
     }
@@ -125,13 +160,32 @@ impl Partial {
     fn finish(mut self) -> Result<(), Failure> {
         // The bytes are whole and the source has let go: never remove them now.
         self.keep = true;
-        fs::rename(&self.path, &self.whole).map_err(|e| io("rename", &self.whole, &e))?;
-        let directory = match self.whole.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
+        self.rename().map_err(|e| {
+            Failure::Text(format!(
+                "{}: rename: {e}: the image is whole and stays at {}",
+                self.whole.display(),
+                self.path.display()
+            ))
+        })?;
+        let directory = directory_of(&self.whole);
         let synced = File::open(directory).and_then(|directory| directory.sync_all());
         synced.map_err(|e| io("fsync", directory, &e))
+    }
+}
+
+impl Partial {
+    /// A file that came to be there meanwhile is left alone too.
+    fn rename(&self) -> std::io::Result<()> {
+        use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+        if !self.overwrite {
+            let flags = RenameFlags::RENAME_NOREPLACE;
+            match renameat2(AT_FDCWD, &self.path, AT_FDCWD, &self.whole, flags) {
+                // A file system that does not know the flag (renameat2(2)).
+                Err(nix::Error::EINVAL) if !self.whole.exists() => {}
+                done => return done.map_err(Into::into),
+            }
+        }
+        fs::rename(&self.path, &self.whole)
     }
 }
 

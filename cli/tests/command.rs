@@ -328,21 +328,50 @@ fn usage_errors_exit_2_and_an_absent_listener_exits_1() {
     assert!(empty.code() == 1 && empty.error.contains("image"), "{empty:?}");
 }
 
-/// Starts a transfer that takes long and waits until both ends are in it.
 #[test]
-fn congestion_control_is_the_named_one_or_an_error_with_where_to_look() {
+fn an_unknown_congestion_control_is_an_error_at_either_end_with_where_to_look() {
     let place = Place::new();
     let (recv, address) = place.recv(&["--congestion", "reno"]);
-    let unknown = place.send(&address, &["--congestion", "no-such"]).end();
-    assert_eq!(unknown.code(), 1, "{unknown:?}");
-    for part in ["TCP_CONGESTION no-such", "tcp_available_congestion_control"] {
-        assert!(unknown.error.contains(part), "{unknown:?}");
+    let (file, key) = (place.path("got2"), place.path("key2"));
+    let unknown = ["--congestion", "no-such"];
+    let there = ["recv", &file, "--listen", "127.0.0.1:0", "--secret-file", &key];
+    for ended in [place.send(&address, &unknown).end(), run(&[&there[..], &unknown].concat())] {
+        assert_eq!(ended.code(), 1, "{ended:?}");
+        for part in ["TCP_CONGESTION no-such", "tcp_available_congestion_control"] {
+            assert!(ended.error.contains(part), "{ended:?}");
+        }
     }
     let send = place.send(&address, &["--congestion", "reno"]).end();
     assert_eq!((send.code(), recv.end().code()), (0, 0), "{send:?}");
     place.assert_arrived();
 }
 
+#[test]
+fn an_image_larger_than_accepted_is_refused_at_both_ends_with_both_figures() {
+    let place = Place::new();
+    let (recv, address) = place.recv(&["--max-bytes", "1M"]);
+    for ended in [place.send(&address, &[]).end(), recv.end()] {
+        assert_eq!(ended.code(), 1, "{ended:?}");
+        for part in ["8389842", "1000000", "--max-bytes"] {
+            assert!(ended.error.contains(part), "{part}: {ended:?}");
+        }
+    }
+    place.assert_nothing_arrived();
+}
+
+#[test]
+fn a_file_that_comes_meanwhile_is_left_alone_and_the_image_kept() {
+    let place = Place::new();
+    let (send, recv) = slow_transfer(&place, "uring");
+    fs::write(place.file("got"), "another's").unwrap();
+    let (send, recv) = (send.end(), recv.end());
+    assert_eq!((send.code(), recv.code()), (1, 1), "{send:?} {recv:?}");
+    assert!(send.error.contains("in doubt") && recv.error.contains("whole"), "{send:?} {recv:?}");
+    assert_eq!(fs::read(place.file("got")).unwrap(), b"another's");
+    assert!(fs::read(place.file("got.partial")).unwrap() == place.content);
+}
+
+/// Starts a transfer that takes long and waits until both ends are in it.
 fn slow_transfer(place: &Place, engine: &str) -> (Running, Running) {
     let (recv, address) = place.recv(&["--engine", engine, "--json"]);
     let send = place.send(&address, &["--engine", engine, "--json", "--bandwidth", "500K"]);

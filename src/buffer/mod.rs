@@ -163,6 +163,11 @@ impl Slot {
         &mut self.bytes_mut()[HEAD_BYTES..end]
     }
 
+    /// How many they are.
+    pub(crate) fn stride_bytes(&self) -> usize {
+        self.pool.stride_bytes
+    }
+
     pub(crate) fn address(&self) -> *mut u8 {
         // SAFETY: inside the mapping: `index < slots` for every slot that `take` made.
         unsafe { self.pool.address.add(self.index * self.pool.stride_bytes) }

@@ -29,7 +29,12 @@ pub struct Lane {
 /// A connection that broke is the peer's doing, whatever errno says so.
 fn blame(error: Error, lane: u16, frames: u64) -> Error {
     match error {
-        Error::System(e) if matches!(e.errno, libc::ECONNRESET | libc::EPIPE | libc::ENOTCONN) => {
+        Error::System(e)
+            if matches!(
+                e.errno,
+                libc::ECONNRESET | libc::EPIPE | libc::ENOTCONN | libc::ETIMEDOUT
+            ) =>
+        {
             closed(lane, frames)
         }
         error => error,

@@ -13,19 +13,24 @@ const PREFETCH_BYTES: usize = 2 * PAGE_BYTES;
 #[cfg(target_arch = "x86_64")]
 const LINE_BYTES: usize = 64;
 
-/// Copies one page out of guest memory. The pages behind it are on their way to the cache then.
+/// Copies one page out of guest memory and says whether the copy is all zero. The pages behind it
+/// are on their way to the cache then.
 ///
 /// # Safety
 ///
 /// - `from` is a page, aligned as one, that can be read; `into` has room for it.
 /// - `into` is private; whoever writes to `from` meanwhile leaves a torn copy and no more.
-pub unsafe fn page_out_of_guest(from: *const u8, into: *mut u8) {
+pub unsafe fn page_out_of_guest(from: *const u8, into: *mut u8) -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{
-            __m128i, _MM_HINT_T1, _mm_load_si128, _mm_prefetch, _mm_storeu_si128,
+            __m128i, _MM_HINT_T1, _mm_cmpeq_epi8, _mm_load_si128, _mm_movemask_epi8, _mm_or_si128,
+            _mm_prefetch, _mm_setzero_si128, _mm_storeu_si128,
         };
         let (mut from, mut into) = (from.cast::<__m128i>(), into.cast::<__m128i>());
+        // SAFETY: every x86-64 CPU has SSE2, here and below.
+        let zero = unsafe { _mm_setzero_si128() };
+        let mut folded = [zero; 4];
         for _ in 0..PAGE_BYTES / LINE_BYTES {
             // SAFETY: a prefetch reads nothing that the program could see and faults nowhere; the
             // loads and stores cover the two pages once, by the contract of this function.
@@ -34,15 +39,23 @@ pub unsafe fn page_out_of_guest(from: *const u8, into: *mut u8) {
                 let line = [0, 1, 2, 3].map(|part| _mm_load_si128(from.add(part)));
                 for (part, bytes) in line.into_iter().enumerate() {
                     _mm_storeu_si128(into.add(part), bytes);
+                    folded[part] = _mm_or_si128(folded[part], bytes);
                 }
             }
             (from, into) = (from.wrapping_add(4), into.wrapping_add(4));
         }
+        // SAFETY: no memory is touched.
+        unsafe {
+            let (low, high) =
+                (_mm_or_si128(folded[0], folded[1]), _mm_or_si128(folded[2], folded[3]));
+            _mm_movemask_epi8(_mm_cmpeq_epi8(_mm_or_si128(low, high), zero)) == 0xFFFF
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    // SAFETY: the contract of this function.
+    // SAFETY: the contract of this function; the copy is private.
     unsafe {
         std::ptr::copy_nonoverlapping(from, into, PAGE_BYTES);
+        super::is_zero_page(std::slice::from_raw_parts(into, PAGE_BYTES))
     }
 }
 
@@ -87,6 +100,20 @@ mod tests {
     struct Pages([u8; 4 * PAGE_BYTES]);
 
     #[test]
+    fn a_page_is_zero_only_without_a_set_bit_anywhere() {
+        let (mut from, mut into) = (Pages([0; 4 * PAGE_BYTES]), Pages([0xEE; 4 * PAGE_BYTES]));
+        // SAFETY: a page of each of two arrays of this test.
+        let mut copy =
+            |from: &Pages| unsafe { page_out_of_guest(from.0.as_ptr(), into.0.as_mut_ptr()) };
+        assert!(copy(&from));
+        for at in 0..PAGE_BYTES {
+            from.0[at] = 1 << (at % 8);
+            assert!(!copy(&from), "byte {at}");
+            from.0[at] = 0;
+        }
+    }
+
+    #[test]
     fn both_ways_copy_every_byte_and_no_more() {
         let mut from = Pages([0; 4 * PAGE_BYTES]);
         from.0.iter_mut().enumerate().for_each(|(n, byte)| *byte = (n * 7 + n / 256) as u8);
@@ -105,7 +132,7 @@ mod tests {
         // SAFETY: as above. What is prefetched past the array's end is not there, and no harm.
         unsafe {
             let at = into.0.as_mut_ptr().add(3 * PAGE_BYTES);
-            page_out_of_guest(from.0.as_ptr().add(3 * PAGE_BYTES), at);
+            assert!(!page_out_of_guest(from.0.as_ptr().add(3 * PAGE_BYTES), at));
         }
         assert!(into.0[3 * PAGE_BYTES..] == from.0[3 * PAGE_BYTES..]);
         assert!(into.0[..3 * PAGE_BYTES].iter().all(|&byte| byte == 0xEE));

@@ -107,10 +107,7 @@ impl Region {
             debug_assert!(from + PAGE_BYTES <= mapping.bytes);
             // SAFETY: the page lies in the mapping by `check_run`; `room` is private and apart
             // from it. Guests may write meanwhile: see the rules at the head of this module.
-            unsafe {
-                page_out_of_guest(mapping.address.add(from), room.as_mut_ptr());
-            }
-            let zero = is_zero_page(room);
+            let zero = unsafe { page_out_of_guest(mapping.address.add(from), room.as_mut_ptr()) };
             if !push_run(runs, page, 1, zero, runs_max) {
                 return (taken, used);
             }

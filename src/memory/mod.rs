@@ -10,7 +10,7 @@
 //!   touch it, through the copies of `copy.rs` and `ptr::write_bytes` over whole pages, which
 //!   compile to plain or streaming loads and stores of the machine.
 //! - Nothing is decided by looking at guest memory twice. A page is copied out once into a
-//!   private slot, and what is asked of it (is it zero?) is asked of the copy.
+//!   private slot, and what is asked of it (is it zero?) is asked of the words on their way there.
 //! - A torn page is no harm: whoever wrote it while it was copied has set its dirty bit, and it
 //!   is sent again.
 //! - Memory behind a file descriptor is mapped only where it cannot be truncated under us (a memfd

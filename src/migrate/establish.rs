@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -170,6 +171,8 @@ impl Listener {
         config.check()?;
         secret.check_unspent()?;
         let provider = Provider::resolve(config.provider, &CpuFeatures::detect())?;
+        // What cannot be set for the connections is this end's error, not a stranger's silence.
+        tune(&self.socket, config)?;
         loop {
             let (mut socket, message) = self.next_hello(config, cancel, None)?;
             // Of a stranger nothing is logged but that there was one.
@@ -443,15 +446,13 @@ fn connect(address: &str, config: &Config, deadline: Instant) -> Result<TcpStrea
         .into())
 }
 
-/// Options of a lane's socket (tcp(7)): a peer host that vanished is found out by the kernel too.
-fn tune(socket: &TcpStream, config: &Config) -> Result<()> {
+/// Options of a lane's socket (tcp(7)). Not TCP_USER_TIMEOUT: it ends connections whose window is
+/// closed, as a target's is while its disk is busy; heartbeats tell the living from the dead.
+fn tune(socket: &impl AsFd, config: &Config) -> Result<()> {
     let failed =
         |name, e: nix::Error| Error::from(SystemError::from_errno("setsockopt", name, e as i32));
-    let timeout_ms = config.peer_timeout.as_millis().min(u32::MAX.into()) as u32;
     setsockopt(socket, sockopt::TcpNoDelay, &true).map_err(|e| failed("TCP_NODELAY", e))?;
     setsockopt(socket, sockopt::KeepAlive, &true).map_err(|e| failed("SO_KEEPALIVE", e))?;
-    setsockopt(socket, sockopt::TcpUserTimeout, &timeout_ms)
-        .map_err(|e| failed("TCP_USER_TIMEOUT", e))?;
     if config.socket_buffer_bytes > 0 {
         let bytes = config.socket_buffer_bytes;
         setsockopt(socket, sockopt::SndBuf, &bytes).map_err(|e| failed("SO_SNDBUF", e))?;

@@ -19,14 +19,19 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+
 use crate::engine::{self, EngineStatistics};
-use crate::error::{CancelledBy, Error, PeerError, Result};
+use crate::error::{CancelledBy, Error, PeerError, Result, SystemError};
 use crate::lane::Lane;
 
 /// How often a wait looks whether somebody cancelled.
 const TICK: Duration = Duration::from_millis(100);
 /// How often an idle end says that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// What the other end may have said before the caller listens: an honest one says one thing and
+/// waits.
+const EVENTS: usize = 16;
 /// How long a cancel may take to be sent before the connections are cut.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -36,7 +41,9 @@ pub struct Canceller(Arc<AtomicBool>);
 
 impl Canceller {
     /// Asks for the end: the call that is going on returns [`Error::Cancelled`] soon, and the
-    /// other end learns of it. After the handover it comes too late and does nothing.
+    /// other end learns of it. A name lookup or a connect that is under way is not interrupted.
+    /// Once [`Source::hand_over`] has let go, or [`Target::ready`] has returned, it comes too late
+    /// and does nothing.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Release);
     }
@@ -72,6 +79,8 @@ struct Shared {
     error: Mutex<Option<Error>>,
     sockets: Vec<Arc<OwnedFd>>,
     cancel: Canceller,
+    /// The source has let go: a cancel comes too late.
+    let_go: AtomicBool,
     /// Everything was said: what goes wrong from here on is no failure.
     over: AtomicBool,
     progress: Progress,
@@ -99,6 +108,7 @@ impl Shared {
             error: Mutex::new(None),
             sockets: lanes.iter().map(|lane| Arc::clone(&lane.socket)).collect(),
             cancel: cancel.clone(),
+            let_go: AtomicBool::new(false),
             over: AtomicBool::new(false),
             progress: Progress::default(),
         })
@@ -106,7 +116,7 @@ impl Shared {
 
     /// Looks whether somebody cancelled or a thread failed.
     fn check(&self) -> Result<()> {
-        if self.cancel.is_cancelled() {
+        if self.cancel.is_cancelled() && !self.let_go.load(Ordering::Acquire) {
             self.fail(Error::Cancelled { by: CancelledBy::Us });
         }
         if self.stopped() { Err(Error::Cancelled { by: CancelledBy::Us }) } else { Ok(()) }
@@ -189,6 +199,95 @@ impl Shared {
     }
 }
 
+/// Hands what the other end said to the caller's thread. A full queue is no place to wait at.
+fn tell<T>(events: &crossbeam::channel::Sender<T>, event: T) -> Result<()> {
+    match events.try_send(event) {
+        Err(error) if error.is_full() => {
+            Err(PeerError::Protocol("it talks and does not listen".to_owned()).into())
+        }
+        // Whoever does not listen any more has an error of its own.
+        _ => Ok(()),
+    }
+}
+
+/// Where the other threads of an end learn that this one panicked.
+struct Alarm(Arc<Shared>);
+
+/// The threads of one end. None outlives it, whichever way it ends.
+struct Threads {
+    shared: Arc<Shared>,
+    handles: Vec<JoinHandle<LaneStatistics>>,
+    figures: Vec<LaneStatistics>,
+}
+
+impl Threads {
+    fn new(shared: &Arc<Shared>) -> Self {
+        Self { shared: Arc::clone(shared), handles: Vec::new(), figures: Vec::new() }
+    }
+
+    fn spawn(
+        &mut self,
+        name: String,
+        run: impl FnOnce() -> LaneStatistics + Send + 'static,
+    ) -> Result<()> {
+        let alarm = Alarm(Arc::clone(&self.shared));
+        let run = move || {
+            let _alarm = alarm;
+            run()
+        };
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(run);
+        self.handles.push(thread.map_err(|e| SystemError::from_io("clone", name, &e))?);
+        Ok(())
+    }
+
+    /// Stops and joins them; their figures, in the order in which they were made.
+    fn end(&mut self) -> Vec<LaneStatistics> {
+        self.figures.extend(self.shared.end(std::mem::take(&mut self.handles)));
+        self.figures.clone()
+    }
+
+    /// Whether the thread that was made first has ended: lane 0's.
+    fn first_is_finished(&self) -> bool {
+        self.handles.first().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// The next thing that the other end said. It goes before what happened since, or happened
+    /// elsewhere: HANDOVER counts though the connections ended behind it.
+    fn hear<T>(&mut self, events: &Receiver<T>) -> Result<T> {
+        loop {
+            if let Ok(event) = events.try_recv() {
+                return Ok(event);
+            }
+            if let Err(error) = self.shared.check() {
+                self.end(); // the reader has read to the end then
+                return events.try_recv().map_err(|_| error);
+            }
+            match events.recv_timeout(TICK) {
+                Ok(event) => return Ok(event),
+                Err(RecvTimeoutError::Timeout) => {}
+                // The reader ended: its error is on its way.
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(TICK),
+            }
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let text = "a thread of the session panicked: a bug of this crate, with its place on \
+                        standard error";
+            self.0.fail(Error::Misuse(text.to_owned()));
+        }
+    }
+}
+
 /// A CANCEL or REFUSE of the other end, with its words.
 fn ended_by_peer(payload: &[u8]) -> Error {
     if payload.is_empty() {
@@ -228,5 +327,67 @@ impl Bandwidth {
         let start = (*free_at).max(Instant::now());
         *free_at = start + Duration::from_secs_f64(bytes as f64 / self.bytes_per_s as f64);
         Some(start)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam::channel::bounded;
+
+    fn closed() -> Error {
+        PeerError::Closed { lane: 1, phase: "in a test", frames: 0 }.into()
+    }
+
+    #[test]
+    fn what_was_said_goes_before_a_lane_that_closed_behind_it() {
+        let shared = Shared::new(&[], &Canceller::default());
+        let mut threads = Threads::new(&shared);
+        let (said, events) = bounded(EVENTS);
+        let ours = Arc::clone(&shared);
+        // As lane 0's reader: another lane meets its end before HANDOVER is read here.
+        threads
+            .spawn("reader".to_owned(), move || {
+                while !ours.stopped() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                if ours.reads_on(&mut None) {
+                    tell(&said, "HANDOVER").unwrap();
+                }
+                LaneStatistics::default()
+            })
+            .unwrap();
+        shared.fail(closed());
+        assert_eq!(threads.hear(&events).unwrap(), "HANDOVER");
+        assert!(threads.hear(&events).is_err(), "after that the session is over");
+        assert!(matches!(shared.take_error(), Error::Peer(PeerError::Closed { .. })));
+    }
+
+    #[test]
+    fn the_first_error_stays_unless_the_other_end_says_why_it_closed() {
+        let shared = Shared::new(&[], &Canceller::default());
+        shared.fail(closed());
+        shared.fail(Error::Misuse("later".to_owned()));
+        shared.fail(Error::Cancelled { by: CancelledBy::Peer });
+        shared.fail(PeerError::Refused("later still".to_owned()).into());
+        assert!(matches!(shared.take_error(), Error::Cancelled { by: CancelledBy::Peer }));
+    }
+
+    #[test]
+    fn a_peer_that_talks_on_is_a_protocol_error_and_a_panic_stops_the_session() {
+        let (said, events) = bounded(1);
+        tell(&said, 1).unwrap();
+        assert!(matches!(tell(&said, 2), Err(Error::Peer(PeerError::Protocol(_)))));
+        drop(events);
+        tell(&said, 3).unwrap();
+
+        let shared = Shared::new(&[], &Canceller::default());
+        let mut threads = Threads::new(&shared);
+        threads.spawn("bug".to_owned(), || panic!("this test's own")).unwrap();
+        while !shared.stopped() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        threads.end();
+        assert!(shared.take_error().to_string().contains("a bug of this crate"));
     }
 }

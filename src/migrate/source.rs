@@ -2,13 +2,16 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
+use crossbeam::channel::{self, Receiver, Sender};
 
 use super::source_lane::{Ended, Order, SourceLane};
-use super::{Bandwidth, Canceller, LaneStatistics, Lanes, Progress, Shared, TICK, ended_by_peer};
+use super::{
+    Bandwidth, Canceller, EVENTS, LaneStatistics, Lanes, Progress, Shared, TICK, Threads,
+    ended_by_peer, tell,
+};
 use crate::buffer::{HEAD_BYTES, Pool};
 use crate::config::{Config, PAGE_BYTES, STRIPE_BYTES};
 use crate::engine::{self, EngineSetup};
@@ -31,7 +34,7 @@ pub struct Source {
     orders: Vec<Sender<Order>>,
     ended: Receiver<Ended>,
     events: Receiver<(Control, Vec<u8>)>,
-    threads: Vec<JoinHandle<LaneStatistics>>,
+    threads: Threads,
     regions: Arc<Vec<Region>>,
     frame_bytes: usize,
 }
@@ -67,21 +70,22 @@ impl Source {
         config: &Config,
         cancel: &Canceller,
     ) -> Result<Self> {
+        config.check()?;
         let table = region_table(&regions)?;
         let shared = Shared::new(&lanes.lanes, cancel);
         let frame_bytes = lanes.frame_bytes;
         let regions = Arc::new(regions);
         let bandwidth = Arc::new(Bandwidth::new(config.bandwidth_bytes_per_s));
         let (ended_in, ended) = channel::unbounded();
-        let (events_in, events) = channel::unbounded();
-        let (mut orders, mut threads) = (Vec::new(), Vec::new());
+        let (events_in, events) = channel::bounded(EVENTS);
+        let (mut orders, mut threads) = (Vec::new(), Threads::new(&shared));
         for Lane { index, socket, sealer, opener } in lanes.lanes {
             let (order_in, order_out) = channel::bounded(ORDERS);
             orders.push(order_in);
             let (own, ours, ended) = (config.clone(), Arc::clone(&socket), ended_in.clone());
             let (shared_, regions, bandwidth) =
                 (Arc::clone(&shared), Arc::clone(&regions), Arc::clone(&bandwidth));
-            threads.push(spawn(format!("sealane-s{index}"), move || {
+            threads.spawn(format!("sealane-s{index}"), move || {
                 let shared = Arc::clone(&shared_);
                 sending_half(&own, frame_bytes, ours, sealer, index)
                     .and_then(|sender| SourceLane::new(sender, index, regions, shared, bandwidth))
@@ -90,18 +94,18 @@ impl Source {
                         shared_.fail(error);
                         LaneStatistics::default()
                     })
-            })?);
+            })?;
             if index == 0 {
                 let (shared, own, events) =
                     (Arc::clone(&shared), config.clone(), events_in.clone());
-                threads.push(spawn("sealane-control".to_owned(), move || {
+                threads.spawn("sealane-control".to_owned(), move || {
                     if let Err(error) = listen(&own, socket, opener, &shared, &events)
                         && !shared.is_over()
                     {
                         shared.fail(error);
                     }
                     LaneStatistics::default()
-                })?);
+                })?;
             }
         }
         let mut source = Self {
@@ -208,13 +212,14 @@ impl Source {
         self.shared.check().map_err(|_| self.abort())?;
         self.guarded(|source| {
             source.session.hand_over()?;
+            source.shared.let_go.store(true, Ordering::Release);
             source.order(0, Order::Control(Control::Handover, vec![]))?;
             source.expect(SourceEvent::Done)
         })?;
         self.spent.set();
-        self.shared.over.store(true, std::sync::atomic::Ordering::Release);
+        self.shared.over.store(true, Ordering::Release);
         self.orders.clear(); // wakes the lanes at once
-        let mut lanes = self.shared.end(std::mem::take(&mut self.threads));
+        let mut lanes = self.threads.end();
         lanes.remove(1); // the control reader has no figures
         tracing::info!("handed over");
         Ok(SourceReport { lanes })
@@ -242,22 +247,19 @@ impl Source {
             self.shared.check()?;
             match self.orders[lane].send_timeout(order, TICK) {
                 Ok(()) => return Ok(()),
-                Err(unsent) => order = unsent.into_inner(),
+                Err(unsent) => {
+                    if unsent.is_disconnected() {
+                        std::thread::sleep(TICK); // the lane ended: its error is on its way
+                    }
+                    order = unsent.into_inner();
+                }
             }
         }
     }
 
     fn expect(&mut self, wanted: SourceEvent) -> Result<()> {
         loop {
-            self.shared.check()?;
-            let (control, payload) = match self.events.recv_timeout(TICK) {
-                Ok(event) => event,
-                Err(RecvTimeoutError::Timeout) => continue,
-                Err(RecvTimeoutError::Disconnected) => {
-                    std::thread::sleep(TICK); // the reader ended: its error is on its way
-                    continue;
-                }
-            };
+            let (control, payload) = self.threads.hear(&self.events)?;
             match self.session.on_control(&control)? {
                 SourceEvent::Alive => {}
                 SourceEvent::Refused | SourceEvent::Cancelled => {
@@ -282,9 +284,9 @@ impl Source {
     }
 
     fn abort(&mut self) -> Error {
-        self.shared.end(std::mem::take(&mut self.threads));
+        self.threads.end();
         for (control, payload) in self.events.try_iter() {
-            if matches!(control, Control::Cancel { .. } | Control::Refuse { .. }) {
+            if matches!(control, Control::Refuse { .. }) {
                 self.shared.note(ended_by_peer(&payload));
             }
         }
@@ -293,24 +295,10 @@ impl Source {
     }
 }
 
-impl Drop for Source {
-    fn drop(&mut self) {
-        self.shared.end(std::mem::take(&mut self.threads));
-    }
-}
-
 fn region_table(regions: &[Region]) -> Result<Vec<u8>> {
     let entry = |r: &Region| RegionEntry { name: r.name().to_owned(), bytes: r.bytes() };
     let table = RegionTable::new(regions.iter().map(entry).collect()).map_err(Error::Misuse)?;
     Ok(table.encode())
-}
-
-pub(super) fn spawn(
-    name: String,
-    run: impl FnOnce() -> LaneStatistics + Send + 'static,
-) -> Result<JoinHandle<LaneStatistics>> {
-    let thread = std::thread::Builder::new().name(name.clone()).spawn(run);
-    Ok(thread.map_err(|e| crate::error::SystemError::from_io("clone", name, &e))?)
 }
 
 pub(super) fn sending_half(
@@ -373,8 +361,13 @@ fn listen(
         };
         let payload = receiver.open_payload(&mut slot, prefix)?.to_vec();
         debug_assert!(slot.bytes().len() > HEAD_BYTES);
-        if events.send((control, payload)).is_err() {
-            return Ok(());
+        match control {
+            Control::Heartbeat => {}
+            Control::Cancel { .. } => {
+                shared.fail(ended_by_peer(&payload));
+                return Ok(());
+            }
+            control => tell(events, (control, payload))?,
         }
     }
     Ok(())

@@ -1,15 +1,14 @@
 //! The target of a migration.
 
 use std::sync::{Arc, Mutex, OnceLock};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 
-use super::source::{engine_setup, spawn};
+use super::source::engine_setup;
 use super::target_lane::{Regions, TargetLane, Work};
 use super::{
-    Canceller, GRACE, HEARTBEAT, LaneStatistics, Lanes, Progress, Shared, TICK, ended_by_peer,
+    Canceller, EVENTS, GRACE, HEARTBEAT, LaneStatistics, Lanes, Progress, Shared, TICK, Threads,
     reason_bytes,
 };
 use crate::buffer::Pool;
@@ -28,8 +27,8 @@ pub struct Target {
     shared: Arc<Shared>,
     spent: Spent,
     orders: Sender<(Control, Vec<u8>)>,
-    events: Receiver<(TargetEvent, Vec<u8>)>,
-    threads: Vec<JoinHandle<LaneStatistics>>,
+    events: Receiver<TargetEvent>,
+    threads: Threads,
     regions: Arc<OnceLock<Regions>>,
     offer: RegionTable,
 }
@@ -49,18 +48,19 @@ impl Target {
     /// [`Error::System`] where an engine cannot be made, with what it would take; else what ended
     /// the session.
     pub fn start(lanes: Lanes, config: &Config, cancel: &Canceller) -> Result<Self> {
+        config.check()?;
         let shared = Shared::new(&lanes.lanes, cancel);
         let session = Arc::new(Mutex::new(session::Target::new(lanes.count())));
         let regions = Arc::new(OnceLock::new());
         let frame_bytes = lanes.frame_bytes;
-        let (events_in, events) = channel::unbounded();
+        let (events_in, events) = channel::bounded(EVENTS);
         let (orders, order_out) = channel::unbounded();
-        let mut threads = Vec::new();
+        let mut threads = Threads::new(&shared);
         for Lane { index, socket, sealer, opener } in lanes.lanes {
             let (shared_, session, regions) =
                 (Arc::clone(&shared), Arc::clone(&session), Arc::clone(&regions));
             let (own, events, ours) = (config.clone(), events_in.clone(), Arc::clone(&socket));
-            threads.push(spawn(format!("sealane-t{index}"), move || {
+            threads.spawn(format!("sealane-t{index}"), move || {
                 let made = Pool::new(own.slots_per_lane, frame_bytes).and_then(|pool| {
                     let engine = engine::open(&engine_setup(&own, &pool, ours, index))?;
                     Ok(LaneReceiver::new(engine, pool, opener, index, frame_bytes))
@@ -84,11 +84,11 @@ impl Target {
                         LaneStatistics::default()
                     }
                 }
-            })?);
+            })?;
             if index == 0 {
                 let (shared, own, orders) =
                     (Arc::clone(&shared), config.clone(), order_out.clone());
-                threads.push(spawn("sealane-control".to_owned(), move || {
+                threads.spawn("sealane-control".to_owned(), move || {
                     let pool = Pool::new(2, PAGE_BYTES);
                     let made = pool.and_then(|pool| {
                         let engine = engine::open(&engine_setup(&own, &pool, socket, 0))?;
@@ -99,14 +99,14 @@ impl Target {
                         Err(error) => shared.fail(error),
                     }
                     LaneStatistics::default()
-                })?);
+                })?;
             }
         }
         let offer = RegionTable::default();
         let mut target =
             Self { session, shared, spent: lanes.spent, orders, events, threads, regions, offer };
         target.guarded(|target| {
-            let (event, _) = target.event()?;
+            let event = target.event()?;
             let TargetEvent::Offered(offer) = event else { return unexpected(&event) };
             target.offer = offer;
             Ok(())
@@ -171,7 +171,7 @@ impl Target {
     pub fn receive(&mut self) -> Result<Vec<u8>> {
         self.guarded(|target| {
             loop {
-                match target.event()?.0 {
+                match target.event()? {
                     TargetEvent::RoundOver(round) => {
                         tracing::debug!(round, "round placed");
                         target.say(Control::RoundDone { round });
@@ -194,9 +194,10 @@ impl Target {
     /// What ended the session; the guest is the source's then.
     pub fn ready(&mut self) -> Result<()> {
         self.guarded(|target| {
+            target.shared.check()?; // after READY the source may let go at any time
             target.session.lock().expect("no panic while held").ready()?;
             target.say(Control::Ready);
-            match target.event()?.0 {
+            match target.event()? {
                 TargetEvent::HandedOver => Ok(()),
                 event => unexpected(&event),
             }
@@ -215,7 +216,7 @@ impl Target {
         self.shared.over.store(true, std::sync::atomic::Ordering::Release);
         self.say(Control::Done);
         self.linger();
-        let mut lanes = self.shared.end(std::mem::take(&mut self.threads));
+        let mut lanes = self.threads.end();
         lanes.remove(1); // the control sender has no figures
         Ok(TargetReport { lanes })
     }
@@ -236,23 +237,15 @@ impl Target {
         let _ = self.orders.send((control, Vec::new()));
     }
 
-    fn event(&self) -> Result<(TargetEvent, Vec<u8>)> {
-        loop {
-            self.shared.check()?;
-            match self.events.recv_timeout(TICK) {
-                Ok((TargetEvent::Cancelled, reason)) => return Err(ended_by_peer(&reason)),
-                Ok(event) => return Ok(event),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(TICK),
-            }
-        }
+    fn event(&mut self) -> Result<TargetEvent> {
+        self.threads.hear(&self.events)
     }
 
     /// What was said last must arrive: a close with unread bytes would reset the connection. The
     /// other end closes when it has it.
     fn linger(&self) {
         let deadline = Instant::now() + 4 * GRACE;
-        while Instant::now() < deadline && !self.threads[0].is_finished() {
+        while Instant::now() < deadline && !self.threads.first_is_finished() {
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
     }
@@ -265,19 +258,8 @@ impl Target {
     }
 
     fn abort(&mut self) -> Error {
-        self.shared.end(std::mem::take(&mut self.threads));
-        for (event, reason) in self.events.try_iter() {
-            if event == TargetEvent::Cancelled {
-                self.shared.note(ended_by_peer(&reason));
-            }
-        }
+        self.threads.end();
         self.shared.take_error()
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        self.shared.end(std::mem::take(&mut self.threads));
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::Sender;
 
-use super::{LaneStatistics, Shared, TICK};
+use super::{LaneStatistics, Shared, TICK, ended_by_peer, tell};
 use crate::buffer::{HEAD_BYTES, Slot};
 use crate::config::PAGE_BYTES;
 use crate::engine::{Extent, FileId};
@@ -27,7 +27,7 @@ pub(super) struct TargetLane {
     pub(super) session: Arc<Mutex<session::Target>>,
     pub(super) regions: Arc<OnceLock<Regions>>,
     pub(super) shared: Arc<Shared>,
-    pub(super) events: Sender<(TargetEvent, Vec<u8>)>,
+    pub(super) events: Sender<TargetEvent>,
     pub(super) peer_timeout: Duration,
     pub(super) work: Work,
 }
@@ -191,9 +191,10 @@ impl TargetLane {
             .lock()
             .expect("no panic while held")
             .on_control(self.lane, &control, &payload, frames)?;
-        if event != TargetEvent::Nothing {
-            // Whoever does not listen any more has an error of its own.
-            let _ = self.events.send((event, payload));
+        match event {
+            TargetEvent::Nothing => {}
+            TargetEvent::Cancelled => self.shared.fail(ended_by_peer(&payload)),
+            event => tell(&self.events, event)?,
         }
         Ok(())
     }

@@ -94,7 +94,8 @@ impl Target {
     pub fn on_pages(&mut self, lane: u16, pages: &Pages<'_>) -> Result<()> {
         let lanes = self.lanes.len() as u16;
         let state = &mut self.lanes[usize::from(lane)];
-        if self.phase != Phase::Rounds || pages.round != self.round || state.round_ended {
+        let over = state.round_ended || state.end.is_some();
+        if self.phase != Phase::Rounds || pages.round != self.round || over {
             return protocol(format!(
                 "lane {lane}: pages of round {} in round {} ({:?})",
                 pages.round, self.round, self.phase
@@ -150,7 +151,8 @@ impl Target {
             (Control::End { frames: said, pages }, Phase::Rounds) => {
                 let state = &mut self.lanes[usize::from(lane)];
                 // W-32
-                if state.end.is_some() || (*said, *pages) != (frames, state.pages) {
+                let in_round = state.round_ended || state.pages_in_round > 0;
+                if in_round || state.end.is_some() || (*said, *pages) != (frames, state.pages) {
                     return protocol(format!(
                         "lane {lane}: END after {said} frames and {pages} pages, {frames} and {} \
                          came",
@@ -176,7 +178,8 @@ impl Target {
     fn round_end(&mut self, lane: u16, round: u32, pages: u64) -> Result<TargetEvent> {
         let state = &mut self.lanes[usize::from(lane)];
         // W-31
-        if round != self.round || state.round_ended || pages != state.pages_in_round {
+        let over = state.round_ended || state.end.is_some();
+        if round != self.round || over || pages != state.pages_in_round {
             return protocol(format!(
                 "lane {lane}: end of round {round} after {pages} pages, in round {} after {}",
                 self.round, state.pages_in_round
@@ -194,7 +197,8 @@ impl Target {
 
     fn piece_of_state(&mut self, offset: u64, total: u64, payload: &[u8]) -> Result<TargetEvent> {
         let so_far = self.state.len() as u64;
-        if offset != so_far || (so_far > 0 && total != self.state_bytes) {
+        let over = self.lanes[0].end.is_some();
+        if over || offset != so_far || (so_far > 0 && total != self.state_bytes) {
             return protocol(format!("device state at {offset} of {total} after {so_far} bytes"));
         }
         self.state_bytes = total;

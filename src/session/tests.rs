@@ -84,6 +84,23 @@ fn what_is_out_of_turn_is_refused() {
     assert!(offered(2).on_control(1, &Control::Heartbeat, b"", 0).is_err());
     let cut = Control::End { frames: 3, pages: 0 };
     assert!(offered(1).on_control(0, &cut, b"", 2).is_err(), "W-32: a frame is missing");
+    let mut target = offered(2);
+    pages(&mut target, 0, 0, 0, 1).unwrap();
+    let end = Control::End { frames: 2, pages: 0 };
+    assert!(target.on_control(0, &end, b"", 2).is_err(), "W-32: within a round");
+    let mut target = offered(2);
+    target.on_control(0, &Control::RoundEnd { round: 0, pages: 0 }, b"", 1).unwrap();
+    assert!(target.on_control(0, &end, b"", 2).is_err(), "W-32: other lanes are in the round");
+    let ended = || {
+        let mut target = offered(2);
+        target.on_control(0, &end, b"", 2).unwrap();
+        target
+    };
+    assert!(pages(&mut ended(), 0, 0, 0, 1).is_err(), "W-32: pages after END");
+    let state = Control::State { offset: 0, total_bytes: 3, payload_bytes: 3 };
+    for late in [Control::RoundEnd { round: 0, pages: 0 }, state, end] {
+        assert!(ended().on_control(0, &late, b"dev", 3).is_err(), "W-32: {}", late.name());
+    }
     let mut target = offered(1);
     target.on_control(0, &Control::End { frames: 2, pages: 0 }, b"", 2).unwrap();
     let wrong = Control::Commit { lanes: 1, frames: 4, pages: 0 };

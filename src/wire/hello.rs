@@ -245,7 +245,7 @@ impl OpenReply {
             },
             code => match REFUSALS.iter().find(|(_, c, _)| *c == code) {
                 Some(&(refusal, ..)) => Self::Refused(refusal),
-                None => return Err(malformed(WHAT, "status", 0, "0 to 6", code.into())),
+                None => return Err(malformed(WHAT, "status", 0, "0 to 5", code.into())),
             },
         };
         if let Some(at) = reply.encode().iter().zip(bytes).position(|(x, y)| x != y) {

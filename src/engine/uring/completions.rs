@@ -85,13 +85,31 @@ impl Uring {
         match self.operations[index].take().expect("completed once") {
             Operation::Send(transfer) => self.sent(transfer, result),
             // Without F_MORE no notification follows: refused before it began.
-            Operation::SendZeroCopy { transfer, .. } => self.sent(transfer, result),
+            Operation::SendZeroCopy { transfer, .. } => self.zero_copy_refused(transfer, result),
             Operation::Recv(transfer) => self.received(transfer, result),
             Operation::Piece { group, extent } => {
                 self.pieces_in_kernel -= 1;
                 self.piece_ended(group, extent, result)?;
                 self.feed()
             }
+        }
+    }
+
+    /// Linux before 6.2 does not report whether it copied (EINVAL), some sockets know no
+    /// zero-copy send (EOPNOTSUPP).
+    fn zero_copy_refused(&mut self, transfer: Transfer, result: i32) -> Result<()> {
+        match (-result, self.zero_copy) {
+            (libc::EINVAL | libc::EOPNOTSUPP, ZeroCopySend::Trying) => {
+                self.zero_copy = ZeroCopySend::Off;
+                tracing::debug!(lane = self.lane, "no zero-copy send here: plain sends");
+                self.start(Operation::Send(transfer))
+            }
+            (libc::EINVAL | libc::EOPNOTSUPP, ZeroCopySend::Required) => {
+                self.sending = false;
+                self.done.push_back(Err(zero_copy_unknown(self.lane)));
+                Ok(())
+            }
+            _ => self.sent(transfer, result),
         }
     }
 
@@ -175,6 +193,15 @@ impl Uring {
 
 fn retry(result: i32) -> bool {
     matches!(-result, libc::EINTR | libc::EAGAIN)
+}
+
+fn zero_copy_unknown(lane: u16) -> Error {
+    Error::Config(ConfigError {
+        key: "zero_copy = require",
+        found: format!("lane {lane}: a kernel or socket without IORING_SEND_ZC_REPORT_USAGE"),
+        wanted: "Linux 6.2 or newer and TCP".to_owned(),
+        remedy: "update the kernel, or zero_copy = auto".to_owned(),
+    })
 }
 
 fn not_zero_copy(lane: u16) -> Error {

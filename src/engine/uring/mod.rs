@@ -157,9 +157,15 @@ impl Uring {
 
     fn entry(&self, index: usize) -> squeue::Entry {
         const SOCKET: Fixed = Fixed(0);
+        // By address: a reference to a slot that the kernel is writing to must not exist.
+        let part = |slot: &Slot, from: usize, bytes: usize| {
+            assert!(from + bytes <= slot.stride_bytes(), "{bytes} bytes at {from} of a slot");
+            slot.address().wrapping_add(from)
+        };
         let at = |transfer: &Transfer| {
-            let part = &transfer.slot.bytes()[transfer.range.clone()];
-            (part.as_ptr().cast_mut(), part.len() as u32, transfer.slot.index() as u16)
+            let Range { start, end } = transfer.range;
+            let address = part(&transfer.slot, start, end - start);
+            (address, (end - start) as u32, transfer.slot.index() as u16)
         };
         match self.operations[index].as_ref().expect("stored before it is pushed") {
             Operation::Send(transfer) => {
@@ -180,8 +186,8 @@ impl Uring {
             }
             Operation::Piece { group, extent } => {
                 let group = self.groups[*group].as_ref().expect("it lives as long as its pieces");
-                let part = &group.slot.bytes()[extent.slot_offset..][..extent.bytes];
-                let (address, bytes) = (part.as_ptr().cast_mut(), part.len() as u32);
+                let address = part(&group.slot, extent.slot_offset, extent.bytes);
+                let bytes = extent.bytes as u32;
                 let (file, buffer) = (Fixed(group.file.0 + 1), group.slot.index() as u16);
                 if group.write {
                     opcode::WriteFixed::new(file, address, bytes, buffer)

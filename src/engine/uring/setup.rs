@@ -56,10 +56,18 @@ pub(super) fn for_lane(setup: &EngineSetup<'_>) -> Result<IoUring> {
     unsafe { submitter.register_buffers(&slots) }
         .map_err(|e| refused("io_uring_register(BUFFERS)", &e, setup))?;
     submitter
-        .register_files_sparse(REGIONS_MAX as u32 + 1)
+        .register_files_sparse(files_max())
         .and_then(|()| submitter.register_files_update(0, &[setup.socket.as_raw_fd()]))
         .map_err(|e| refused("io_uring_register(FILES)", &e, setup))?;
     Ok(ring)
+}
+
+/// Room for the socket and every region's file. The kernel refuses a table longer than
+/// RLIMIT_NOFILE, and so many files cannot be open then anyway.
+fn files_max() -> u32 {
+    use nix::sys::resource::{Resource, getrlimit};
+    let open_max = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    (REGIONS_MAX as u64 + 1).min(open_max.max(1)) as u32
 }
 
 /// A bare ring with the flags of a lane.

@@ -46,7 +46,7 @@ impl Provider {
     /// The provider for this choice on this CPU.
     ///
     /// aws-lc has kernels for AVX-512 and not for VAES on AVX2, ring the other way round; without
-    /// VAES they are alike.
+    /// VAES they are alike, and aws-lc erases its keys.
     ///
     /// # Errors
     ///
@@ -58,9 +58,8 @@ impl Provider {
             ProviderChoice::DangerNull => return Ok(Self::DangerNull),
             ProviderChoice::AwsLc => Self::AwsLc,
             ProviderChoice::Ring => Self::Ring,
-            ProviderChoice::Auto if cpu.avx512 => Self::AwsLc,
-            ProviderChoice::Auto if cfg!(target_arch = "aarch64") => Self::AwsLc,
-            ProviderChoice::Auto => Self::Ring,
+            ProviderChoice::Auto if cpu.vaes && !cpu.avx512 => Self::Ring,
+            ProviderChoice::Auto => Self::AwsLc,
         };
         if cpu.aes {
             return Ok(provider);
