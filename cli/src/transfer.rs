@@ -1,6 +1,7 @@
 //! `sealane send` and `sealane recv`: a RAM image from one host to another.
 
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -18,8 +19,7 @@ const REGION: &str = "image";
 pub(crate) fn send(arguments: &SendArguments, cancel: &Canceller) -> Result<(), Failure> {
     let common = &arguments.common;
     let secret = OneTimeSecret::read(&common.secret_file)?;
-    let file = File::open(&arguments.file).map_err(|e| io("open", &arguments.file, &e))?;
-    let bytes = file.metadata().map_err(|e| io("stat", &arguments.file, &e))?.len();
+    let (file, bytes) = open_image(&arguments.file)?;
     let region = Region::from_file(REGION, file, 0, bytes)?;
     let pages = region.pages();
     let config = arguments.tuning.config();
@@ -35,6 +35,24 @@ pub(crate) fn send(arguments: &SendArguments, cancel: &Canceller) -> Result<(), 
     drop(watch);
     finished(common, "sent", bytes, begin, &report.lanes);
     spend(common)
+}
+
+/// A regular file that is not empty, and its size.
+fn open_image(path: &Path) -> Result<(File, u64), Failure> {
+    // A FIFO would wait for a writer in open(2).
+    let mut options = OpenOptions::new();
+    let options = options.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = options.open(path).map_err(|e| io("open", path, &e))?;
+    let metadata = file.metadata().map_err(|e| io("stat", path, &e))?;
+    let wrong = match (metadata.is_file(), metadata.len()) {
+        (true, bytes @ 1..) => return Ok((file, bytes)),
+        (true, 0) => "an empty file",
+        (false, _) => "no regular file",
+    };
+    Err(Failure::Text(format!(
+        "{}: {wrong}: an image is wanted, as memory-backend-file or a snapshot leaves it",
+        path.display()
+    )))
 }
 
 pub(crate) fn recv(arguments: &RecvArguments, cancel: &Canceller) -> Result<(), Failure> {

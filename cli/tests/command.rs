@@ -325,7 +325,11 @@ fn usage_errors_exit_2_and_an_absent_listener_exits_1() {
     assert!(nobody.error.contains("start the other end first"), "{nobody:?}");
     fs::write(place.file("image"), "").unwrap();
     let empty = place.send("127.0.0.1:1", &[]).end();
-    assert!(empty.code() == 1 && empty.error.contains("image"), "{empty:?}");
+    assert!(empty.code() == 1 && empty.error.contains("an empty file"), "{empty:?}");
+    fs::remove_file(place.file("image")).unwrap();
+    nix::unistd::mkfifo(&place.file("image"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let fifo = place.send("127.0.0.1:1", &[]).end();
+    assert!(fifo.code() == 1 && fifo.error.contains("no regular file"), "{fifo:?}");
 }
 
 #[test]

@@ -216,6 +216,7 @@ impl Target {
         self.shared.over.store(true, std::sync::atomic::Ordering::Release);
         self.say(Control::Done);
         self.linger();
+        drop(self.orders); // wakes the control sender at once
         let mut lanes = self.threads.end();
         lanes.remove(1); // the control sender has no figures
         Ok(TargetReport { lanes })
