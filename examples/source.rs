@@ -20,7 +20,18 @@ const BYTES: u64 = 256 << 20;
 const PAGES_LEFT: u64 = 512;
 const ROUNDS_MAX: usize = 30;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> std::process::ExitCode {
+    // Display and not Debug: the messages are made to be read.
+    match run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn std::error::Error>> {
     let [address, secret_file] = arguments()?;
     let secret = OneTimeSecret::read(Path::new(&secret_file))?;
     let (config, cancel) = (Config::default(), Canceller::default());

@@ -10,7 +10,21 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use sealane::memory::Region;
 use sealane::{Canceller, Config, Error, Listener, OneTimeSecret, Role, Target};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// Sizes come from the other end: never make room for one unseen.
+const BYTES_MAX: u64 = 16 << 30;
+
+fn main() -> std::process::ExitCode {
+    // Display and not Debug: the messages are made to be read.
+    match run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [address, secret_file] = &arguments[..] else {
         return Err("usage: target ADDR:PORT SECRET-FILE".into());
@@ -27,6 +41,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [(name, bytes)] = &offer[..] else {
         return Err(target.refuse("this example takes one region").into());
     };
+    if *bytes > BYTES_MAX {
+        return Err(target.refuse("this example takes at most 16 GiB").into());
+    }
     let memory = File::from(memfd_create(c"guest", MFdFlags::MFD_ALLOW_SEALING)?);
     memory.set_len(*bytes)?;
     target.accept(vec![Region::from_file(name, memory.try_clone()?, 0, *bytes)?])?;

@@ -40,7 +40,10 @@ pub(crate) enum Command {
 #[derive(Subcommand)]
 pub(crate) enum SecretCommand {
     /// Write 32 random bytes to a new file that only its owner can read
-    New { file: PathBuf },
+    New {
+        /// Where it goes; copy it to the other host by a channel that nobody else reads
+        file: PathBuf,
+    },
 }
 
 #[derive(Args, Clone)]
@@ -90,7 +93,8 @@ pub(crate) struct RecvArguments {
 
 #[derive(Args)]
 pub(crate) struct Common {
-    /// The one-time secret, the same at both ends (`sealane secret new`)
+    /// The one-time secret, the same at both ends: hex digits, as `sealane secret new` writes them,
+    /// or a line identity:hex as in QEMU's keys.psk. Removed when the transfer is done
     #[arg(long, value_name = "FILE")]
     pub(crate) secret_file: PathBuf,
     /// Leave the secret file where it is afterwards
@@ -112,7 +116,7 @@ pub(crate) struct Tuning {
     /// Payload of a frame in KiB, 64 to 1024, a multiple of 4 (the source decides)
     #[arg(long, default_value_t = 256, value_parser = frame_kib)]
     pub(crate) frame_kib: usize,
-    /// Limit in bytes per second over all lanes; K, M, G for powers of 1000
+    /// Limit in bytes per second over all lanes, 0 for none; K, M, G for powers of 1000
     #[arg(long, value_parser = bandwidth, default_value = "0", value_name = "BYTES")]
     pub(crate) bandwidth: u64,
     /// Who does the AES-GCM
@@ -124,6 +128,9 @@ pub(crate) struct Tuning {
     /// Zero-copy send
     #[arg(long, value_enum, default_value_t = ZeroCopyName::Auto)]
     pub(crate) zero_copy: ZeroCopyName,
+    /// Seconds that the other end may be silent before it counts as dead
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) peer_timeout: u64,
     /// TCP congestion control of the lanes at this end, as tcp(7) names it; else the system's
     #[arg(long, value_name = "NAME")]
     pub(crate) congestion: Option<String>,
@@ -173,6 +180,7 @@ impl Tuning {
             ZeroCopyName::Off => ZeroCopy::Off,
         };
         config.congestion = self.congestion.clone();
+        config.peer_timeout = std::time::Duration::from_secs(self.peer_timeout);
         config
     }
 
@@ -184,6 +192,7 @@ impl Tuning {
         let mut arguments = vec![
             format!("--lanes={}", self.lanes),
             format!("--frame-kib={}", self.frame_kib),
+            format!("--peer-timeout={}", self.peer_timeout),
             format!("--provider={}", name(&|| self.provider.to_possible_value())),
             format!("--engine={}", name(&|| self.engine.to_possible_value())),
             format!("--zero-copy={}", name(&|| self.zero_copy.to_possible_value())),

@@ -17,7 +17,7 @@ use sealane::{Canceller, Listener, OneTimeSecret, Role, Source, SourceReport, Ta
 use crate::Failure;
 use crate::arguments::DemoArguments;
 use crate::guest::{self, Vcpu};
-use crate::output::{Watch, total};
+use crate::output::{Watch, say, total};
 
 /// Steps that the vCPU goes on after the handover.
 const STEPS_AFTER: u64 = 10_000;
@@ -44,7 +44,7 @@ pub(crate) fn run(arguments: &DemoArguments, cancel: &Canceller) -> Result<(), F
     if !identical {
         return Err(Failure::Text("memory differs between source and target".to_owned()));
     }
-    println!("memory identical");
+    say("memory identical");
     Ok(())
 }
 
@@ -237,7 +237,7 @@ fn table(arguments: &DemoArguments, outcome: &Outcome, target_cpu: f64) {
         ("CPU, target", format!("{:.2} s/GB", target_cpu / gb)),
     ];
     for (name, value) in rows {
-        println!("{name:<16} {value}");
+        say(&format!("{name:<16} {value}"));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use crate::output::say;
 use sealane::doctor::{CpuFeatures, Probe, Provider, lane_locked_bytes};
 use sealane::{Config, ProviderChoice};
 
@@ -35,12 +36,6 @@ pub(crate) fn run() -> ExitCode {
     ExitCode::from(u8::from(missing))
 }
 
-/// A reader that went away has seen enough.
-fn say(line: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stdout(), "{line}");
-}
-
 type Line<'a> = dyn FnMut(State, &str, String, &str) + 'a;
 
 fn kernel(line: &mut Line<'_>) {
@@ -59,7 +54,8 @@ fn kernel(line: &mut Line<'_>) {
         }
     };
     line(setup.0, "io_uring", setup.1, remedy);
-    for operation in &probe.operations {
+    // Without a ring nothing is known of them.
+    for operation in probe.operations.iter().filter(|_| probe.setup_errno == 0) {
         let optional = operation.name == "SEND_ZC";
         let state = match (operation.supported, optional) {
             (true, _) => State::Ok,

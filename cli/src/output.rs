@@ -9,10 +9,14 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use sealane::{LaneStatistics, Progress};
 
+/// A line on standard output. A reader that went away has seen enough.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 /// One JSON object on a line of its own.
 pub(crate) fn event(event: &serde_json::Value) {
-    // A reader that went away is its own business.
-    let _ = writeln!(std::io::stdout(), "{event}");
+    say(&event.to_string());
 }
 
 /// Shows progress from a thread of its own until it is dropped.

@@ -58,12 +58,7 @@ fn open_image(path: &Path) -> Result<(File, u64), Failure> {
 pub(crate) fn recv(arguments: &RecvArguments, cancel: &Canceller) -> Result<(), Failure> {
     let common = &arguments.common;
     let secret = OneTimeSecret::read(&common.secret_file)?;
-    if arguments.file.exists() && !arguments.overwrite {
-        let shown = arguments.file.display();
-        return Err(Failure::Text(format!(
-            "{shown} exists and is left alone: name --overwrite or another file"
-        )));
-    }
+    check_place(arguments)?;
     let config = arguments.tuning.config();
     let mut listener = Listener::bind(&arguments.listen)?;
     let address = listener.local_address()?.to_string();
@@ -112,6 +107,46 @@ pub(crate) fn recv(arguments: &RecvArguments, cancel: &Canceller) -> Result<(), 
     spend(common)
 }
 
+/// Says before anybody connects what would be wrong with FILE at the end.
+fn check_place(arguments: &RecvArguments) -> Result<(), Failure> {
+    let (file, shown) = (&arguments.file, arguments.file.display());
+    let wrong = |what: &str| Err(Failure::Text(format!("{shown}: {what}")));
+    if file.file_name().is_none() || file.as_os_str().as_encoded_bytes().ends_with(b"/") {
+        return wrong("names a directory: name a file in it");
+    }
+    match fs::symlink_metadata(file) {
+        Ok(found) if !found.is_file() => {
+            return wrong("is there and no regular file: name another file");
+        }
+        Ok(_) if !arguments.overwrite => {
+            return wrong("exists and is left alone: name --overwrite or another file");
+        }
+        _ => {}
+    }
+    let directory = directory_of(file);
+    if !fs::metadata(directory).map_err(|e| io("stat", directory, &e))?.is_dir() {
+        return wrong("lies in no directory: name another place");
+    }
+    let partial = partial_of(file);
+    if fs::symlink_metadata(&partial).is_ok() {
+        return Err(partial_is_there(&partial));
+    }
+    Ok(())
+}
+
+fn partial_of(file: &Path) -> PathBuf {
+    let mut name = file.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    file.with_file_name(name)
+}
+
+fn partial_is_there(partial: &Path) -> Failure {
+    Failure::Text(format!(
+        "{} exists: another transfer writes it, or one was killed: remove it then",
+        partial.display()
+    ))
+}
+
 /// Refuses an image that the source offers larger than anybody here wants: memory for its bitmaps
 /// is taken by its size.
 fn room_for(arguments: &RecvArguments, bytes: u64) -> Result<(), Failure> {
@@ -155,19 +190,14 @@ struct Partial {
 impl Partial {
     fn new(arguments: &RecvArguments, bytes: u64) -> Result<Self, Failure> {
         let whole = &arguments.file;
-        let mut name = whole.file_name().unwrap_or_default().to_owned();
-        name.push(".partial");
-        let path = whole.with_file_name(name);
-        // Exclusive: another transfer may be writing there.
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).map_err(
-            |e| match e.kind() {
-                std::io::ErrorKind::AlreadyExists => Failure::Text(format!(
-                    "{} exists: another transfer writes it, or one was killed: remove it then",
-                    path.display()
-                )),
-                _ => io("create", &path, &e),
-            },
-        )?;
+        let path = partial_of(whole);
+        let mut options = OpenOptions::new();
+        // Exclusive: another transfer may be writing there. Guest memory is nobody else's business.
+        let options = options.read(true).write(true).create_new(true).mode(0o600);
+        let file = options.open(&path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::AlreadyExists => partial_is_there(&path),
+            _ => io("create", &path, &e),
+        })?;
         let overwrite = arguments.overwrite;
         let partial = Self { path, whole: whole.to_owned(), file, keep: false, overwrite };
         partial.file.set_len(bytes).map_err(|e| io("ftruncate", &partial.path, &e))?;

@@ -244,9 +244,9 @@ fn an_existing_image_is_left_alone_unless_overwrite_is_named() {
     assert_eq!(refused.code(), 1);
     assert!(refused.error.contains("left alone") && refused.error.contains("--overwrite"));
     assert_eq!(fs::read(place.file("got")).unwrap(), b"mine");
-    // What a killed transfer left is named, and the source hears of it.
-    fs::write(place.file("got.partial"), "old").unwrap();
+    // What another transfer writes meanwhile is named, and the source hears of it.
     let (recv, address) = place.recv(&["--overwrite"]);
+    fs::write(place.file("got.partial"), "old").unwrap();
     let send = place.send(&address, &[]).end();
     let recv = recv.end();
     assert_eq!((send.code(), recv.code()), (1, 1));
@@ -348,6 +348,58 @@ fn an_unknown_congestion_control_is_an_error_at_either_end_with_where_to_look() 
     let send = place.send(&address, &["--congestion", "reno"]).end();
     assert_eq!((send.code(), recv.end().code()), (0, 0), "{send:?}");
     place.assert_arrived();
+}
+
+#[test]
+fn a_place_that_cannot_take_the_image_is_refused_before_anybody_connects() {
+    let place = Place::new();
+    fs::create_dir(place.file("directory")).unwrap();
+    std::os::unix::fs::symlink(place.file("nowhere"), place.file("link")).unwrap();
+    fs::write(place.file("old.partial"), "").unwrap();
+    let key = place.path("key2");
+    for (file, said) in [
+        ("directory", "no regular file"),
+        ("directory/", "names a directory"),
+        ("..", "names a directory"),
+        ("link", "no regular file"),
+        ("image/x", "no directory"),
+        ("nowhere/x", "No such file or directory"),
+        ("old", "old.partial exists"),
+    ] {
+        let path = place.path(file);
+        let arguments = ["recv", &path, "--listen", "127.0.0.1:0", "--secret-file", &key];
+        let ended = run(&[&arguments[..], &["--overwrite"]].concat());
+        assert_eq!(ended.code(), 1, "{file}: {ended:?}");
+        let listened = ended.error.contains("listening");
+        assert!(ended.error.contains(said) && !listened, "{file}: {ended:?}");
+    }
+}
+
+#[test]
+fn a_received_image_is_its_owners_alone_and_zero_copy_required_is_never_waived() {
+    let place = Place::new();
+    fs::write(place.file("image"), [7; 5000]).unwrap();
+    let (recv, address) = place.recv(&[]);
+    let send = place.send(&address, &["--zero-copy", "require"]).end();
+    assert_eq!(send.code(), 1, "loopback copies: {send:?}");
+    assert!(send.error.contains("the kernel copied"), "{send:?}");
+    assert_eq!(recv.end().code(), 1);
+    let (recv, address) = place.recv(&[]);
+    let send = place.send(&address, &[]).end();
+    assert_eq!((send.code(), recv.end().code()), (0, 0), "{send:?}");
+    let mode = fs::metadata(place.file("got")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600);
+}
+
+#[test]
+fn a_reader_that_went_away_is_no_panic() {
+    for arguments in [&["doctor"][..], &["demo", "--mib", "16", "--engine", "syscalls"]] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let out = sealane(arguments).stdout(full).output().unwrap();
+        let error = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.code().is_some_and(|code| code <= 1), "{error}");
+        assert!(!error.contains("panicked"), "{error}");
+    }
 }
 
 #[test]

@@ -141,7 +141,10 @@ impl Listener {
     /// [`Error::System`] where that cannot be.
     pub fn bind(address: &str) -> Result<Self> {
         let failed = |operation, e: &std::io::Error| SystemError::from_io(operation, address, e);
-        let socket = TcpListener::bind(address).map_err(|e| failed("bind", &e))?;
+        let socket = TcpListener::bind(address).map_err(|e| match e.raw_os_error() {
+            Some(_) => failed("bind", &e),
+            None => failed("bind", &e).remedy(format!("{e}: ADDRESS:PORT of this host is wanted")),
+        })?;
         socket.set_nonblocking(true).map_err(|e| failed("fcntl", &e))?;
         Ok(Self { socket, half_open: Vec::new(), answered: VecDeque::new() })
     }
@@ -272,6 +275,13 @@ impl Listener {
                         e.kind(),
                         ErrorKind::Interrupted | ErrorKind::ConnectionAborted
                     ) => {}
+                // Strangers may have taken them all: the oldest gives way.
+                Err(e)
+                    if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+                        && !self.half_open.is_empty() =>
+                {
+                    drop(self.half_open.remove(0));
+                }
                 Err(e) => return Err(SystemError::from_io("accept", "listener", &e).into()),
             }
             let now = Instant::now();
@@ -430,7 +440,10 @@ impl Wire<'_> {
 fn connect(address: &str, config: &Config, deadline: Instant) -> Result<TcpStream> {
     let failed = |operation, e: &std::io::Error| SystemError::from_io(operation, address, e);
     let mut last = None;
-    for resolved in address.to_socket_addrs().map_err(|e| failed("resolve", &e))? {
+    let resolved = address.to_socket_addrs().map_err(|e| {
+        failed("resolve", &e).remedy(format!("{e}: HOST:PORT is wanted, of a host that is known"))
+    })?;
+    for resolved in resolved {
         let left = deadline.saturating_duration_since(Instant::now()).max(POLL);
         match TcpStream::connect_timeout(&resolved, left) {
             Ok(socket) => {

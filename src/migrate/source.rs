@@ -349,7 +349,8 @@ fn listen(
         let (mut slot, prefix) = match receiver.next(Some(Instant::now() + TICK))? {
             Received::Frame(slot, prefix) => (slot, prefix),
             _ if heard.elapsed() > config.peer_timeout => {
-                let (phase, waited_s) = ("from the target", heard.elapsed().as_secs());
+                let (phase, waited_s) =
+                    ("while the target was to speak", heard.elapsed().as_secs());
                 return Err(PeerError::Silent { lane: 0, phase, waited_s }.into());
             }
             _ => continue,

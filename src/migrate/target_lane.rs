@@ -73,7 +73,8 @@ impl TargetLane {
                 Received::Written(slot, token) => self.written(slot, token),
                 // The source speaks at least each second, on lane 0.
                 Received::Nothing if self.lane == 0 && heard.elapsed() > self.peer_timeout => {
-                    let (phase, waited_s) = ("from the source", heard.elapsed().as_secs());
+                    let (phase, waited_s) =
+                        ("while the source was to speak", heard.elapsed().as_secs());
                     return Err(PeerError::Silent { lane: 0, phase, waited_s }.into());
                 }
                 Received::Nothing => {}

@@ -1,6 +1,6 @@
 //! The one-time secret and the file that it comes in.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -102,12 +102,17 @@ impl OneTimeSecret {
     pub fn read(path: &Path) -> Result<Self> {
         let shown = path.display().to_string();
         let system = |operation, e: &std::io::Error| SystemError::from_io(operation, &shown, e);
-        let file = fs::File::open(path).map_err(|e| {
+        // A FIFO would wait for a writer in open(2).
+        let mut options = OpenOptions::new();
+        let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|e| {
             system("open", &e)
                 .remedy("make one with `sealane secret new` and copy it to both hosts")
         })?;
         // Of the open file and not of the path, which somebody could exchange in between.
         let metadata = file.metadata().map_err(|e| system("stat", &e))?;
+        if !metadata.is_file() {
+            return Err(unfit(format!("{shown}, which is no regular file")));
+        }
         if metadata.mode() & 0o077 != 0 {
             return Err(Error::Config(ConfigError {
                 key: "secret file",
@@ -204,6 +209,7 @@ fn unfit(found: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
@@ -215,6 +221,8 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
         assert_eq!(OneTimeSecret::read(&path).unwrap().bytes, secret.bytes);
         assert!(secret.write_new(&path).unwrap_err().to_string().contains("left alone"));
+        let directory = OneTimeSecret::read(dir.path()).unwrap_err().to_string();
+        assert!(directory.contains("no regular file"), "{directory}");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let refused = OneTimeSecret::read(&path).unwrap_err().to_string();
         assert!(refused.contains("0640") && refused.contains("0600"), "{refused}");

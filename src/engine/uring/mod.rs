@@ -37,7 +37,7 @@ const PIECES_MAX: usize = 32;
 /// Extents shorter than this on average are written by pwrite(2) in this thread: a WRITE_FIXED to
 /// a file goes through a kernel worker, whose wake-up costs more than a few pages' copy.
 const WRITE_BYTES_MIN: usize = 32 << 10;
-/// Sends shorter than this are copied anyway.
+/// Sends shorter than this are not worth it, unless it is required.
 const ZERO_COPY_BYTES_MIN: usize = 16 << 10;
 /// How long `Drop` waits for completions.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -293,15 +293,21 @@ impl Engine for Uring {
         if self.sending {
             return Err(Error::Misuse("one send at a time".to_owned()));
         }
+        // A notification may come when nobody waits for this engine.
+        if self.zero_copy == ZeroCopySend::Required && self.statistics.zero_copy_copied > 0 {
+            return Err(completions::not_zero_copy(self.lane));
+        }
         self.sending = true;
         let bytes = range.len();
         let transfer = Transfer { slot, range, bytes };
-        let small = bytes < ZERO_COPY_BYTES_MIN;
-        self.start(match self.zero_copy {
-            ZeroCopySend::Trying | ZeroCopySend::Required if !small => {
-                Operation::SendZeroCopy { transfer, slot_only: false }
-            }
-            _ => Operation::Send(transfer),
+        let zero_copy = match self.zero_copy {
+            ZeroCopySend::Off => false,
+            ZeroCopySend::Trying => bytes >= ZERO_COPY_BYTES_MIN,
+            ZeroCopySend::Required => true,
+        };
+        self.start(match zero_copy {
+            true => Operation::SendZeroCopy { transfer, slot_only: false },
+            false => Operation::Send(transfer),
         })?;
         self.enter(0, None)?;
         self.reap()
