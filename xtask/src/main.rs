@@ -46,6 +46,7 @@ fn test() -> Result {
     let null = ["test", "-p", "sealane", "--lib", "--features", "danger-null-seal,internals"];
     counts.run(cargo(&null).args(show))?;
     man()?;
+    println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skips.len());
     counts.finish()
 }
 
@@ -90,7 +91,6 @@ impl Counts {
         };
         let stray: Vec<_> = self.skips.iter().filter(allowed).collect();
         let in_ci = env::var_os("CI").is_some();
-        println!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skips.len());
         if self.failed > 0 || self.broken {
             return Err("tests failed".to_owned());
         }
