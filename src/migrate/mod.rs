@@ -146,15 +146,20 @@ impl Shared {
     }
 
     /// Whether the reader of lane 0 goes on. A lane that was closed may be the end of a session
-    /// that the other end gave up, and why stands behind what is still to be read; so the reader
-    /// reads to the end then, for a while. `stopped_at` is the reader's own memory.
+    /// that the other end gave up, and why stands behind what is still to be read. And a cancel of
+    /// this end may cross a HANDOVER, which must be heard, or the guest would run nowhere. So the
+    /// reader reads to the end then, for a while. `stopped_at` is the reader's own memory.
     fn reads_on(&self, stopped_at: &mut Option<Instant>) -> bool {
         if !self.stopped() {
             return true;
         }
         let since = stopped_at.get_or_insert_with(Instant::now).elapsed();
         let error = self.error.lock().expect("no panic while it is held");
-        since < GRACE && matches!(&*error, Some(Error::Peer(PeerError::Closed { .. })))
+        let reads = matches!(
+            &*error,
+            Some(Error::Peer(PeerError::Closed { .. }) | Error::Cancelled { by: CancelledBy::Us })
+        );
+        since < GRACE && reads
     }
 
     /// The first error is the one that is reported; everybody stops.
@@ -340,27 +345,32 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_goes_before_a_lane_that_closed_behind_it() {
-        let shared = Shared::new(&[], &Canceller::default());
-        let mut threads = Threads::new(&shared);
-        let (said, events) = bounded(EVENTS);
-        let ours = Arc::clone(&shared);
-        // As lane 0's reader: another lane meets its end before HANDOVER is read here.
-        threads
-            .spawn("reader".to_owned(), move || {
-                while !ours.stopped() {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                if ours.reads_on(&mut None) {
-                    tell(&said, "HANDOVER").unwrap();
-                }
-                LaneStatistics::default()
-            })
-            .unwrap();
-        shared.fail(closed());
-        assert_eq!(threads.hear(&events).unwrap(), "HANDOVER");
-        assert!(threads.hear(&events).is_err(), "after that the session is over");
-        assert!(matches!(shared.take_error(), Error::Peer(PeerError::Closed { .. })));
+    fn what_was_said_goes_before_a_lane_that_closed_or_a_cancel_that_crossed_it() {
+        let cancelled = || Error::Cancelled { by: CancelledBy::Us };
+        let failed = || Error::Misuse("a full disk".to_owned());
+        for (error, heard) in [(closed(), true), (cancelled(), true), (failed(), false)] {
+            let shared = Shared::new(&[], &Canceller::default());
+            let mut threads = Threads::new(&shared);
+            let (said, events) = bounded(EVENTS);
+            let ours = Arc::clone(&shared);
+            // As lane 0's reader: the session stops before HANDOVER is read here.
+            threads
+                .spawn("reader".to_owned(), move || {
+                    while !ours.stopped() {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    if ours.reads_on(&mut None) {
+                        tell(&said, "HANDOVER").unwrap();
+                    }
+                    LaneStatistics::default()
+                })
+                .unwrap();
+            let expected = error.to_string();
+            shared.fail(error);
+            assert_eq!(threads.hear(&events).is_ok(), heard, "{expected}");
+            assert!(threads.hear(&events).is_err(), "after that the session is over");
+            assert_eq!(shared.take_error().to_string(), expected);
+        }
     }
 
     #[test]

@@ -204,7 +204,7 @@ fn zero_copy_unknown(lane: u16) -> Error {
     })
 }
 
-pub(super) fn not_zero_copy(lane: u16) -> Error {
+fn not_zero_copy(lane: u16) -> Error {
     Error::Config(ConfigError {
         key: "zero_copy = require",
         found: format!("lane {lane}: the kernel copied what was sent"),

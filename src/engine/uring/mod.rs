@@ -29,7 +29,7 @@ pub(super) use setup::{OPERATIONS, RING_ENTRIES, ring};
 /// A read is cut into pieces, so that the disk sees at least this many at once where all slots of
 /// the pool are being read into. A write is not: writers of one file wait for each other in the
 /// kernel.
-const PIECES_WANTED: usize = 12;
+const PIECES_WANTED: usize = 16;
 /// Shortest and longest piece, in bytes.
 const PIECE_BYTES: std::ops::RangeInclusive<usize> = 8 << 10..=64 << 10;
 /// Pieces with the kernel at a time; with a send and a receive they fit the ring.
@@ -293,9 +293,9 @@ impl Engine for Uring {
         if self.sending {
             return Err(Error::Misuse("one send at a time".to_owned()));
         }
-        // A notification may come when nobody waits for this engine.
-        if self.zero_copy == ZeroCopySend::Required && self.statistics.zero_copy_copied > 0 {
-            return Err(completions::not_zero_copy(self.lane));
+        // What went wrong while nobody waited, a zero-copy send that was copied for one.
+        if let Some(at) = self.done.iter().position(Result::is_err) {
+            return self.done.remove(at).expect("just found").map(drop);
         }
         self.sending = true;
         let bytes = range.len();
@@ -442,8 +442,7 @@ mod tests {
                 // One slot may be with the network meanwhile.
                 let busy = (slots - 1).max(1) * (frame_kib << 10).div_ceil(piece);
                 let pieces = busy.min(PIECES_MAX);
-                assert!(pieces >= 8 || slots == 2, "{pieces} of {frame_kib} KiB, {slots} slots");
-                assert!(pieces >= 6, "{pieces} of {frame_kib} KiB, {slots} slots");
+                assert!(pieces >= 8, "{pieces} of {frame_kib} KiB, {slots} slots");
             }
         }
     }
