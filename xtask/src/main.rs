@@ -1,5 +1,6 @@
 //! `cargo xtask VERB`: what CI and a contributor run, the same way everywhere.
 
+mod qemu;
 mod tidy;
 
 use std::env;
@@ -7,7 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-const USAGE: &str = "verbs: test, tidy, man, fuzz [--seconds N], bench [NAME [ARGUMENT..]]";
+const USAGE: &str = "verbs: test, tidy, man, qemu, fuzz [--seconds N], bench [NAME [ARGUMENT..]]";
 const BENCHES: [&str; 5] = ["seal", "zero", "copy", "lane", "memory"];
 const FUZZ_TARGETS: [&str; 3] = ["frame_parser", "opened_header", "hello"];
 const CARGO_FUZZ: &str = "0.13.1";
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         Some("test") => test(),
         Some("tidy") => tidy::run(Path::new(".")),
         Some("man") => man(),
+        Some("qemu") => qemu::show(),
         Some("fuzz") => fuzz(&arguments[1..]),
         Some("bench") => bench(&arguments[1..]),
         _ => Err(USAGE.to_owned()),
@@ -42,7 +44,12 @@ fn test() -> Result {
     tidy::run(Path::new("."))?;
     let mut counts = Counts::default();
     let show = ["--", "--show-output"];
-    counts.run(cargo(&["test", "--workspace", "--no-fail-fast"]).args(show))?;
+    let mut workspace = cargo(&["test", "--workspace", "--no-fail-fast"]);
+    match qemu::ensure() {
+        Ok(list) => drop(workspace.env(qemu::VARIABLE, list)),
+        Err(error) => eprintln!("xtask: the tests with QEMU will be skipped: {error}"),
+    }
+    counts.run(workspace.args(show))?;
     let null = ["test", "-p", "sealane", "--lib", "--features", "danger-null-seal,internals"];
     counts.run(cargo(&null).args(show))?;
     man()?;
