@@ -14,8 +14,10 @@ pub const FRAME_BYTES_MIN: usize = 64 << 10;
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
 /// Payload bytes of a frame unless configured.
 pub const FRAME_BYTES_DEFAULT: usize = 256 << 10;
-/// Most lanes of a session.
+/// Most lanes of a migration.
 pub const LANES_MAX: u16 = 64;
+/// Most streams of a session, those that have ended too.
+pub const STREAMS_MAX: u16 = 4096;
 
 /// Which implementation of AES-256-GCM seals and opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

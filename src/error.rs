@@ -223,3 +223,32 @@ impl Error {
         matches!(self, Self::Cancelled { .. })
     }
 }
+
+/// A CANCEL or REFUSE of the other end, with its words.
+pub(crate) fn ended_by_peer(payload: &[u8]) -> Error {
+    if payload.is_empty() {
+        return Error::Cancelled { by: CancelledBy::Peer };
+    }
+    let text: String =
+        String::from_utf8_lossy(payload).chars().filter(|c| !c.is_control()).collect();
+    PeerError::Refused(text).into()
+}
+
+/// What std's traits take: the [`Error`] is inside ([`std::io::Error::get_ref`]).
+impl From<Error> for std::io::Error {
+    fn from(error: Error) -> Self {
+        use std::io::ErrorKind;
+        let kind = match &error {
+            Error::Peer(PeerError::NotAuthenticated { .. }) => ErrorKind::PermissionDenied,
+            Error::Peer(PeerError::Closed { .. }) => ErrorKind::UnexpectedEof,
+            Error::Peer(PeerError::Silent { .. }) => ErrorKind::TimedOut,
+            Error::Peer(PeerError::Refused(_)) => ErrorKind::ConnectionAborted,
+            Error::Peer(_) | Error::Unseal { .. } => ErrorKind::InvalidData,
+            Error::Misuse(_) | Error::Config(_) => ErrorKind::InvalidInput,
+            Error::System(e) => Self::from_raw_os_error(e.errno).kind(),
+            Error::Cancelled { .. } => ErrorKind::ConnectionAborted,
+            Error::InDoubt(_) => ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}

@@ -61,16 +61,19 @@ macro_rules! internal {
 pub mod config;
 pub mod error;
 pub mod memory;
+pub mod stream;
 
-internal!(buffer, engine, lane, migrate, seal, session, trust, wire);
+mod cancel;
+internal!(buffer, engine, establish, lane, migrate, seal, session, trust, wire);
 
+pub use cancel::Canceller;
 pub use config::Config;
 pub use config::{EngineChoice, ProviderChoice, ZeroCopy};
 pub use engine::EngineStatistics;
 pub use error::{Error, Result};
+pub use establish::Listener;
 pub use migrate::{
-    Canceller, LaneStatistics, Lanes, Listener, Progress, RoundReport, Source, SourceReport,
-    Target, TargetReport, dial,
+    LaneStatistics, Lanes, Progress, RoundReport, Source, SourceReport, Target, TargetReport, dial,
 };
 pub use trust::OneTimeSecret;
 pub use wire::Role;

@@ -1,14 +1,16 @@
-//! Moving bytes: one engine serves one direction of one lane, from one thread.
+//! Moving bytes: one engine serves one direction of one lane, from one thread at a time.
 //!
-//! An engine is made by the thread that uses it (io_uring's SINGLE_ISSUER holds it to that). A
-//! slot handed to it belongs to the kernel until it comes back in a [`Done`], or, for sends, goes
+//! An engine is made by the thread that uses it (io_uring's SINGLE_ISSUER holds it to that), but
+//! for one whose [`Callers`] are any. A slot handed to it belongs to the kernel until it comes back in a [`Done`], or, for sends, goes
 //! back to its pool by itself. The error of one operation comes out of [`Engine::complete`] and
 //! leaves the others alone. Whoever shuts the socket down wakes an engine that waits for it.
 
 mod probe;
+mod ready;
 mod syscalls;
 mod uring;
 
+use std::net::Shutdown;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use crate::config::{EngineChoice, ZeroCopy};
 use crate::error::{Error, Result, SystemError};
 
 pub use probe::{MemoryLock, Operation, Probe, lane_locked_bytes};
+pub use ready::{Level, has_hung_up, send_room_bytes};
 
 /// What an engine is made of.
 pub struct EngineSetup<'a> {
@@ -28,12 +31,53 @@ pub struct EngineSetup<'a> {
     pub zero_copy: ZeroCopy,
     /// A kernel thread that polls the ring.
     pub sqpoll: bool,
-    /// The slots it will see: they are registered.
+    /// The slots it will see.
     pub pool: &'a Pool,
-    /// The lane's socket.
+    /// Whether the slots are registered: files and zero-copy sends want that. Plain sends and
+    /// receives are no faster for it, and registered memory counts as locked.
+    pub register: bool,
+    /// Who may call it.
+    pub callers: Callers,
+    /// Where it receives from.
+    pub from: Endpoint,
+    /// Where it sends to.
+    pub to: Endpoint,
+}
+
+/// A stream socket and its name in messages.
+#[derive(Clone)]
+pub struct Endpoint {
+    /// The socket.
     pub socket: Arc<OwnedFd>,
-    /// The lane's number, for messages.
-    pub lane: u16,
+    /// Such as `lane 3`.
+    pub name: Arc<str>,
+}
+
+impl Endpoint {
+    /// The socket of a lane.
+    pub fn of_lane(socket: Arc<OwnedFd>, lane: u16) -> Self {
+        Self { socket, name: format!("lane {lane}").into() }
+    }
+}
+
+/// Which threads may call an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Callers {
+    /// The one that made it.
+    One,
+    /// Any, one at a time. What the kernel has when a call returns it finishes by itself.
+    Any,
+}
+
+/// When a receive is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// When its range is full or the stream ended.
+    Full,
+    /// When anything came or the stream ended.
+    Some,
+    /// At once, with what is there.
+    Now,
 }
 
 /// A file known to an engine.
@@ -56,12 +100,18 @@ pub struct Extent {
 pub enum Done {
     /// The kernel took all bytes of the send; the next may follow.
     Sent,
-    /// The range is filled, or the stream ended before.
+    /// The receive is over: see [`Until`].
     Received {
         /// The slot.
         slot: Slot,
-        /// Bytes that came; fewer than asked for only at the end of the stream.
+        /// Bytes that came: none, or fewer than [`Until::Full`] asked for, at the end of the
+        /// stream.
         bytes: usize,
+    },
+    /// Nothing is there for a receive with [`Until::Now`].
+    Empty {
+        /// The slot.
+        slot: Slot,
     },
     /// All extents were read.
     Read {
@@ -101,8 +151,12 @@ pub trait Engine: Send {
     /// Whether the last send was taken.
     fn can_send(&self) -> bool;
 
-    /// Receives until the range is full or the stream ends. One at a time.
-    fn recv(&mut self, slot: Slot, range: Range<usize>) -> Result<()>;
+    /// Whether the sends that follow may keep their slots until the other end has the bytes, as
+    /// zero-copy sends do. They may at first, as far as the setup says.
+    fn allow_zero_copy(&mut self, allow: bool);
+
+    /// Receives into a range, which is not empty. One at a time.
+    fn recv(&mut self, slot: Slot, range: Range<usize>, until: Until) -> Result<()>;
 
     /// Reads extents of a file into a slot; a file that ends before is an error.
     fn read(&mut self, slot: Slot, file: FileId, extents: &[Extent], token: u64) -> Result<()>;
@@ -110,8 +164,8 @@ pub trait Engine: Send {
     /// Writes extents of a slot to a file.
     fn write(&mut self, slot: Slot, file: FileId, extents: &[Extent], token: u64) -> Result<()>;
 
-    /// Waits for an operation to end; none where the deadline passes first or nothing is under
-    /// way. `deadline` none waits as long as it takes; one in the past does not wait.
+    /// Waits for an operation to end; none where the deadline passes first, nothing is under way,
+    /// or a zero-copy send gave its slot back. `deadline` none waits as long as it takes; one in the past does not wait.
     fn complete(&mut self, deadline: Option<Instant>) -> Result<Option<Done>>;
 
     /// What it did.
@@ -132,13 +186,23 @@ pub fn open(setup: &EngineSetup<'_>) -> Result<Box<dyn Engine>> {
 
 /// Ends both directions of a socket: whoever waits for it wakes.
 pub fn shutdown(socket: &OwnedFd) {
-    // SAFETY: shutdown on a descriptor that `socket` keeps open. An error says that it is not
-    // connected any more, which is what was wanted.
-    unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) };
+    shutdown_one(socket, Shutdown::Both);
 }
 
-fn socket_error(operation: &'static str, lane: u16, errno: i32) -> Error {
-    SystemError::from_errno(operation, format!("lane {lane}"), errno).into()
+/// Ends one direction of a socket, or both.
+pub fn shutdown_one(socket: &OwnedFd, how: Shutdown) {
+    let how = match how {
+        Shutdown::Read => libc::SHUT_RD,
+        Shutdown::Write => libc::SHUT_WR,
+        Shutdown::Both => libc::SHUT_RDWR,
+    };
+    // SAFETY: shutdown on a descriptor that `socket` keeps open. An error says that it is not
+    // connected any more, which is what was wanted.
+    unsafe { libc::shutdown(socket.as_raw_fd(), how) };
+}
+
+fn socket_error(operation: &'static str, endpoint: &Endpoint, errno: i32) -> Error {
+    SystemError::from_errno(operation, &*endpoint.name, errno).into()
 }
 
 fn file_error(write: bool, subject: &str, errno: i32) -> Error {

@@ -2,6 +2,7 @@
 
 use io_uring::register;
 
+use super::Callers;
 use super::uring::{OPERATIONS, RING_ENTRIES, ring};
 use crate::buffer::{HEAD_BYTES, TAIL_BYTES};
 
@@ -43,7 +44,7 @@ pub struct MemoryLock {
 impl Probe {
     /// Looks.
     pub fn run() -> Self {
-        let made = ring(false);
+        let made = ring(false, Callers::One);
         let setup_errno = made.as_ref().err().map_or(0, |e| e.raw_os_error().unwrap_or(libc::EIO));
         let mut probe = register::Probe::new();
         let probed = made.is_ok_and(|ring| ring.submitter().register_probe(&mut probe).is_ok());

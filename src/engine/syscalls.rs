@@ -8,18 +8,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{
-    Done, Engine, EngineSetup, EngineStatistics, Extent, FileId, file_error, no_progress,
-    socket_error,
+    Done, Endpoint, Engine, EngineSetup, EngineStatistics, Extent, FileId, Until, file_error,
+    no_progress, socket_error,
 };
 use crate::buffer::Slot;
 use crate::error::{Error, Result};
 
 pub(super) struct Syscalls {
-    socket: Arc<OwnedFd>,
-    lane: u16,
+    to: Endpoint,
+    from: Endpoint,
     files: Vec<(Arc<OwnedFd>, String)>,
     sending: Option<Transfer>,
-    receiving: Option<Transfer>,
+    receiving: Option<(Transfer, Until)>,
     done: VecDeque<Result<Done>>,
     statistics: EngineStatistics,
 }
@@ -34,8 +34,8 @@ struct Transfer {
 impl Syscalls {
     pub(super) fn new(setup: &EngineSetup<'_>) -> Self {
         Self {
-            socket: Arc::clone(&setup.socket),
-            lane: setup.lane,
+            to: setup.to.clone(),
+            from: setup.from.clone(),
             files: Vec::new(),
             sending: None,
             receiving: None,
@@ -53,7 +53,7 @@ impl Syscalls {
             // SAFETY: `part` is valid for its length during the call.
             let sent = unsafe {
                 libc::send(
-                    self.socket.as_raw_fd(),
+                    self.to.socket.as_raw_fd(),
                     part.as_ptr().cast(),
                     part.len(),
                     libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
@@ -67,7 +67,7 @@ impl Syscalls {
                 }
                 Err(libc::EINTR) => {}
                 Err(errno) => {
-                    self.done.push_back(Err(socket_error("send", self.lane, errno)));
+                    self.done.push_back(Err(socket_error("send", &self.to, errno)));
                     return true;
                 }
             }
@@ -77,14 +77,16 @@ impl Syscalls {
     }
 
     fn advance_recv(&mut self) -> bool {
-        let Some(mut transfer) = self.receiving.take() else { return false };
-        while !transfer.range.is_empty() {
+        let Some((mut transfer, until)) = self.receiving.take() else { return false };
+        let begin = transfer.range.start;
+        while !transfer.range.is_empty() && (until == Until::Full || transfer.range.start == begin)
+        {
             let part = &mut transfer.slot.bytes_mut()[transfer.range.clone()];
             self.statistics.system_calls += 1;
             // SAFETY: `part` is valid for its length during the call.
             let got = unsafe {
                 libc::recv(
-                    self.socket.as_raw_fd(),
+                    self.from.socket.as_raw_fd(),
                     part.as_mut_ptr().cast(),
                     part.len(),
                     libc::MSG_DONTWAIT,
@@ -93,13 +95,17 @@ impl Syscalls {
             match check(got) {
                 Ok(0) => break,
                 Ok(bytes) => transfer.range.start += bytes,
+                Err(libc::EAGAIN) if until == Until::Now => {
+                    self.done.push_back(Ok(Done::Empty { slot: transfer.slot }));
+                    return true;
+                }
                 Err(libc::EAGAIN) => {
-                    self.receiving = Some(transfer);
+                    self.receiving = Some((transfer, until));
                     return false;
                 }
                 Err(libc::EINTR) => {}
                 Err(errno) => {
-                    self.done.push_back(Err(socket_error("recv", self.lane, errno)));
+                    self.done.push_back(Err(socket_error("recv", &self.from, errno)));
                     return true;
                 }
             }
@@ -109,15 +115,18 @@ impl Syscalls {
         true
     }
 
-    /// Waits until the socket can do what is under way; false at the deadline.
+    /// Waits until a socket can do what is under way; false at the deadline.
     fn wait(&mut self, deadline: Option<Instant>) -> Result<bool> {
-        let mut events = 0;
-        if self.sending.is_some() {
-            events |= libc::POLLOUT;
-        }
-        if self.receiving.is_some() {
-            events |= libc::POLLIN;
-        }
+        // poll(2) passes over negative descriptors.
+        let entry = |wanted: bool, endpoint: &Endpoint, events| libc::pollfd {
+            fd: if wanted { endpoint.socket.as_raw_fd() } else { -1 },
+            events,
+            revents: 0,
+        };
+        let mut polls = [
+            entry(self.sending.is_some(), &self.to, libc::POLLOUT),
+            entry(self.receiving.is_some(), &self.from, libc::POLLIN),
+        ];
         loop {
             let timeout_ms = match deadline.map(|at| at.saturating_duration_since(Instant::now())) {
                 None => -1,
@@ -125,15 +134,14 @@ impl Syscalls {
                 // Rounded up, so that a wait never ends before its deadline and spins.
                 Some(left) => left.as_millis().saturating_add(1).min(i32::MAX as u128) as i32,
             };
-            let mut poll = libc::pollfd { fd: self.socket.as_raw_fd(), events, revents: 0 };
             self.statistics.system_calls += 1;
-            // SAFETY: one pollfd, valid during the call.
-            match unsafe { libc::poll(&mut poll, 1, timeout_ms) } {
+            // SAFETY: two pollfds, valid during the call.
+            match unsafe { libc::poll(polls.as_mut_ptr(), 2, timeout_ms) } {
                 0 => return Ok(false),
                 1.. => return Ok(true),
                 _ => match errno() {
                     libc::EINTR => {}
-                    errno => return Err(socket_error("poll", self.lane, errno)),
+                    errno => return Err(socket_error("poll", &self.to, errno)),
                 },
             }
         }
@@ -197,12 +205,14 @@ impl Engine for Syscalls {
         self.sending.is_none()
     }
 
-    fn recv(&mut self, slot: Slot, range: Range<usize>) -> Result<()> {
+    fn allow_zero_copy(&mut self, _allow: bool) {}
+
+    fn recv(&mut self, slot: Slot, range: Range<usize>, until: Until) -> Result<()> {
         if self.receiving.is_some() {
             return Err(Error::Misuse("one receive at a time".to_owned()));
         }
         let bytes = range.len();
-        self.receiving = Some(Transfer { slot, range, bytes });
+        self.receiving = Some((Transfer { slot, range, bytes }, until));
         Ok(())
     }
 

@@ -29,8 +29,10 @@ fn with_zero_copy(
     socket: &Arc<OwnedFd>,
     zero_copy: ZeroCopy,
 ) -> Box<dyn Engine> {
-    let socket = Arc::clone(socket);
-    open(&EngineSetup { choice, zero_copy, sqpoll: false, pool, socket, lane: 5 }).unwrap()
+    let to = Endpoint::of_lane(Arc::clone(socket), 5);
+    let (sqpoll, register, callers, from) = (false, true, Callers::One, to.clone());
+    let setup = EngineSetup { choice, zero_copy, sqpoll, pool, register, callers, from, to };
+    open(&setup).unwrap()
 }
 
 fn soon() -> Option<Instant> {
@@ -101,12 +103,12 @@ fn receives_fill_their_range_or_end_short() {
                 std::thread::sleep(Duration::from_millis(5));
             }
         });
-        engine.recv(pool.take().unwrap(), 0..101_000).unwrap();
+        engine.recv(pool.take().unwrap(), 0..101_000, Until::Full).unwrap();
         let Some(Done::Received { slot, bytes }) = engine.complete(soon()).unwrap() else {
             panic!()
         };
         assert_eq!((bytes, slot.bytes()[999], slot.bytes()[1000]), (101_000, 1, 2));
-        engine.recv(slot, 50..100).unwrap();
+        engine.recv(slot, 50..100, Until::Full).unwrap();
         let Some(Done::Received { slot, bytes }) = engine.complete(soon()).unwrap() else {
             panic!()
         };
@@ -182,7 +184,7 @@ fn deadlines_and_shutdown_end_a_wait() {
         let pool = Pool::new(1, 4096).unwrap();
         let mut engine = engine(choice, &pool, &socket);
         assert!(engine.complete(None).unwrap().is_none(), "nothing is under way");
-        engine.recv(pool.take().unwrap(), 0..8).unwrap();
+        engine.recv(pool.take().unwrap(), 0..8, Until::Full).unwrap();
         let deadline = Instant::now() + Duration::from_millis(20);
         assert!(engine.complete(Some(deadline)).unwrap().is_none());
         assert!(Instant::now() >= deadline);
@@ -207,7 +209,7 @@ fn dropping_with_operations_under_way_gives_every_slot_back() {
             let zero_copy = if round % 2 == 0 { ZeroCopy::Auto } else { ZeroCopy::Off };
             let mut engine = with_zero_copy(choice, &pool, &socket, zero_copy);
             let file = engine.register_file(Arc::new(memfd(PAYLOAD).into()), "f").unwrap();
-            engine.recv(pool.take().unwrap(), 0..8).unwrap();
+            engine.recv(pool.take().unwrap(), 0..8, Until::Full).unwrap();
             engine.send(pool.take().unwrap(), 0..PAYLOAD).unwrap();
             let whole = Extent { file_offset: 0, slot_offset: HEAD_BYTES, bytes: PAYLOAD };
             engine.read(pool.take().unwrap(), file, &[whole], 0).unwrap();
@@ -255,13 +257,16 @@ fn zero_copy_required_is_an_error_where_the_kernel_copies() {
 fn a_polled_ring_moves_bytes_too() {
     let (socket, mut peer) = sockets();
     let pool = Pool::new(3, PAYLOAD).unwrap();
+    let to = Endpoint::of_lane(Arc::clone(&socket), 0);
     let mut engine = open(&EngineSetup {
         choice: EngineChoice::Uring,
         zero_copy: ZeroCopy::Off,
         sqpoll: true,
         pool: &pool,
-        socket: Arc::clone(&socket),
-        lane: 0,
+        register: true,
+        callers: Callers::One,
+        from: to.clone(),
+        to,
     })
     .unwrap();
     let file = engine.register_file(Arc::new(memfd(PAYLOAD).into()), "f").unwrap();

@@ -4,9 +4,11 @@
 
 mod receiver;
 mod sender;
+mod stream_receiver;
 
 pub use receiver::{Received, Receiver};
 pub use sender::Sender;
+pub use stream_receiver::{StreamEvent, StreamReceiver};
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -27,7 +29,7 @@ pub struct Lane {
 }
 
 /// A connection that broke is the peer's doing, whatever errno says so.
-fn blame(error: Error, lane: u16, frames: u64) -> Error {
+pub fn blame(error: Error, lane: u16, frames: u64) -> Error {
     match error {
         Error::System(e)
             if matches!(

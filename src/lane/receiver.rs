@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::buffer::{HEAD_BYTES, Pool, Slot};
-use crate::engine::{Done, Engine, EngineStatistics, Extent, FileId};
+use crate::engine::{Done, Engine, EngineStatistics, Extent, FileId, Until};
 use crate::error::Result;
 use crate::seal::Opener;
 use crate::wire::{PREFIX_BYTES, Prefix};
@@ -115,7 +115,7 @@ impl Receiver {
     }
 
     fn recv(&mut self, slot: Slot, from: usize, bytes: usize) -> Result<()> {
-        let done = self.engine.recv(slot, from..from + bytes);
+        let done = self.engine.recv(slot, from..from + bytes, Until::Full);
         done.map_err(|e| super::blame(e, self.lane, self.opener.frames()))
     }
 

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::buffer::{HEAD_BYTES, Pool, Slot};
-use crate::engine::{Done, Engine, EngineStatistics, Extent, FileId};
+use crate::engine::{Done, Engine, EngineStatistics, Extent, FileId, Until};
 use crate::error::Result;
 use crate::seal::Sealer;
 use crate::wire::{
-    Control, HEAD_BYTES_MAX, PREFIX_BYTES, PageRun, Prefix, TAG_BYTES, encode_pages,
+    Control, HEAD_BYTES_MAX, HEADER_FIXED_BYTES, PREFIX_BYTES, PageRun, Prefix, TAG_BYTES, encode_pages,
 };
+
+/// A frame that is ready to leave.
+pub struct Sealed(Slot, Prefix);
 
 /// Seals frames and sends them in their order.
 pub struct Sender {
@@ -66,7 +69,7 @@ impl Sender {
         let mut header = [0; HEAD_BYTES_MAX];
         let header_bytes = encode_pages(&mut header, region, round, runs);
         let prefix = Prefix::new(header_bytes, payload_bytes);
-        self.seal_and_send(slot.bytes_mut(), &header[..header_bytes], prefix)?;
+        self.seal(slot.bytes_mut(), &header[..header_bytes], prefix)?;
         self.start(slot, prefix)
     }
 
@@ -75,11 +78,11 @@ impl Sender {
         let mut header = [0; HEAD_BYTES_MAX];
         let prefix = control.encode(&mut header);
         slot.payload_mut()[..payload.len()].copy_from_slice(payload);
-        self.seal_and_send(slot.bytes_mut(), &header[..prefix.header_bytes()], prefix)?;
+        self.seal(slot.bytes_mut(), &header[..prefix.header_bytes()], prefix)?;
         self.start(slot, prefix)
     }
 
-    fn seal_and_send(&mut self, slot: &mut [u8], header: &[u8], prefix: Prefix) -> Result<()> {
+    fn seal(&mut self, slot: &mut [u8], header: &[u8], prefix: Prefix) -> Result<()> {
         let from = HEAD_BYTES - prefix.head_bytes();
         let frame = &mut slot[from..from + PREFIX_BYTES + prefix.rest_bytes()];
         frame[PREFIX_BYTES..][..header.len()].copy_from_slice(header);
@@ -96,12 +99,42 @@ impl Sender {
         sent.map_err(|e| super::blame(e, self.lane, self.sealer.frames()))
     }
 
-    /// Waits until something ends or the deadline passes. Gives back what was read.
-    pub fn wait(&mut self, deadline: Option<Instant>) -> Result<Option<(Slot, u64)>> {
+    /// Seals a slot's first bytes as the next of a stream. It must be the next that is sent.
+    pub fn seal_stream(&mut self, mut slot: Slot, payload_bytes: usize) -> Result<Sealed> {
+        let mut header = [0; HEADER_FIXED_BYTES];
+        let prefix = Control::Stream { payload_bytes }.encode(&mut header);
+        self.seal(slot.bytes_mut(), &header, prefix)?;
+        Ok(Sealed(slot, prefix))
+    }
+
+    /// Sends what was sealed. Only while [`Self::can_send`].
+    pub fn send_sealed(&mut self, Sealed(slot, prefix): Sealed) -> Result<()> {
+        self.start(slot, prefix)
+    }
+
+    /// Receives from the engine's other socket into a slot's payload, behind the first `used`
+    /// bytes; comes back from [`Self::step`].
+    pub fn fill(&mut self, slot: Slot, used: usize, until: Until) -> Result<()> {
+        let room = HEAD_BYTES + used..HEAD_BYTES + self.frame_bytes();
+        self.engine.recv(slot, room, until)
+    }
+
+    /// See [`Engine::allow_zero_copy`].
+    pub fn allow_zero_copy(&mut self, allow: bool) {
+        self.engine.allow_zero_copy(allow);
+    }
+
+    /// Waits until something ends or the deadline passes.
+    pub fn step(&mut self, deadline: Option<Instant>) -> Result<Option<Done>> {
         if !self.engine.can_send() {
             self.stalls += 1;
         }
-        let done = self.engine.complete(deadline);
+        self.engine.complete(deadline)
+    }
+
+    /// Waits until something ends or the deadline passes. Gives back what was read.
+    pub fn wait(&mut self, deadline: Option<Instant>) -> Result<Option<(Slot, u64)>> {
+        let done = self.step(deadline);
         match done.map_err(|e| super::blame(e, self.lane, self.sealer.frames()))? {
             Some(Done::Read { slot, token }) => Ok(Some((slot, token))),
             _ => Ok(None),

@@ -1,15 +1,16 @@
 //! Migrations as a caller sees them: sockets, threads and clocks around [`crate::session`].
 //!
-//! `establish` makes authenticated lanes; [`Source`] and [`Target`] drive them.
+//! [`dial`] and [`crate::Listener::accept`] give authenticated lanes; [`Source`] and [`Target`]
+//! drive them.
 #![forbid(unsafe_code)]
 
-mod establish;
+mod lanes;
 mod source;
 mod source_lane;
 mod target;
 mod target_lane;
 
-pub use establish::{Lanes, Listener, dial};
+pub use lanes::{Lanes, dial};
 pub use source::{RoundReport, Source, SourceReport};
 pub use target::{Target, TargetReport};
 
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
+use crate::cancel::Canceller;
 use crate::engine::{self, EngineStatistics};
 use crate::error::{CancelledBy, Error, PeerError, Result, SystemError};
 use crate::lane::Lane;
@@ -34,25 +36,6 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const EVENTS: usize = 16;
 /// How long a cancel may take to be sent before the connections are cut.
 const GRACE: Duration = Duration::from_millis(500);
-
-/// Ends a migration from any thread, at any time. Clones are the same handle.
-#[derive(Clone, Debug, Default)]
-pub struct Canceller(Arc<AtomicBool>);
-
-impl Canceller {
-    /// Asks for the end: the call that is going on returns [`Error::Cancelled`] soon, and the
-    /// other end learns of it. A name lookup or a connect that is under way is not interrupted.
-    /// Once [`Source::hand_over`] has let go, or [`Target::ready`] has returned, it comes too late
-    /// and does nothing.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    /// Whether somebody asked.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
 
 /// What a lane did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -291,25 +274,6 @@ impl Drop for Alarm {
             self.0.fail(Error::Misuse(text.to_owned()));
         }
     }
-}
-
-/// A CANCEL or REFUSE of the other end, with its words.
-fn ended_by_peer(payload: &[u8]) -> Error {
-    if payload.is_empty() {
-        return Error::Cancelled { by: CancelledBy::Peer };
-    }
-    let text: String =
-        String::from_utf8_lossy(payload).chars().filter(|c| !c.is_control()).collect();
-    PeerError::Refused(text).into()
-}
-
-/// The reason, cut to what a frame may carry.
-fn reason_bytes(text: &str) -> &[u8] {
-    let mut end = text.len().min(crate::wire::REASON_BYTES_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text.as_bytes()[..end]
 }
 
 /// A limit of bytes per second that several threads keep together.

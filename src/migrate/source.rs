@@ -9,13 +9,14 @@ use crossbeam::channel::{self, Receiver, Sender};
 
 use super::source_lane::{Ended, Order, SourceLane};
 use super::{
-    Bandwidth, Canceller, EVENTS, LaneStatistics, Lanes, Progress, Shared, TICK, Threads,
-    ended_by_peer, tell,
+    Bandwidth, EVENTS, LaneStatistics, Lanes, Progress, Shared, TICK, Threads,
+    tell,
 };
+use crate::cancel::Canceller;
 use crate::buffer::{HEAD_BYTES, Pool};
 use crate::config::{Config, PAGE_BYTES, STRIPE_BYTES};
-use crate::engine::{self, EngineSetup};
-use crate::error::{Error, PeerError, Result};
+use crate::engine::{self, Callers, Endpoint, EngineSetup};
+use crate::error::{Error, PeerError, Result, ended_by_peer};
 use crate::lane::{Lane, Received, Receiver as LaneReceiver, Sender as LaneSender};
 use crate::memory::{DirtyBitmap, Region, Run};
 use crate::seal::Opener;
@@ -320,7 +321,9 @@ pub(super) fn engine_setup<'a>(
     lane: u16,
 ) -> EngineSetup<'a> {
     let Config { engine: choice, zero_copy, sqpoll, .. } = *config;
-    EngineSetup { choice, zero_copy, sqpoll, pool, socket, lane }
+    let (register, callers) = (true, Callers::One);
+    let to = Endpoint::of_lane(socket, lane);
+    EngineSetup { choice, zero_copy, sqpoll, pool, register, callers, from: to.clone(), to }
 }
 
 pub(super) fn register(

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender as ChannelSender};
 
-use super::{Bandwidth, GRACE, HEARTBEAT, LaneStatistics, Shared, TICK, reason_bytes};
+use super::{Bandwidth, GRACE, HEARTBEAT, LaneStatistics, Shared, TICK, };
 use crate::buffer::{HEAD_BYTES, Slot};
 use crate::config::PAGE_BYTES;
 use crate::engine::{Extent, FileId};
 use crate::error::Result;
 use crate::lane::Sender;
 use crate::memory::{Region, Residency, Run, compact_zero_pages, push_run};
-use crate::wire::{Control, PageRun, RUNS_MAX};
+use crate::wire::{Control, PageRun, RUNS_MAX, reason_bytes};
 
 /// What the caller's thread asks of a lane.
 pub(super) enum Order {

@@ -8,9 +8,10 @@ use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use super::source::engine_setup;
 use super::target_lane::{Regions, TargetLane, Work};
 use super::{
-    Canceller, EVENTS, GRACE, HEARTBEAT, LaneStatistics, Lanes, Progress, Shared, TICK, Threads,
-    reason_bytes,
+    EVENTS, GRACE, HEARTBEAT, LaneStatistics, Lanes, Progress, Shared, TICK, Threads,
+    
 };
+use crate::cancel::Canceller;
 use crate::buffer::Pool;
 use crate::config::{Config, PAGE_BYTES};
 use crate::engine;
@@ -19,7 +20,7 @@ use crate::lane::{Lane, Receiver as LaneReceiver, Sender as LaneSender};
 use crate::memory::Region;
 use crate::session::{self, TargetEvent};
 use crate::trust::Spent;
-use crate::wire::{Control, RegionTable};
+use crate::wire::{Control, RegionTable, reason_bytes};
 
 /// Receives a guest.
 pub struct Target {

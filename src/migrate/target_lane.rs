@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::Sender;
 
-use super::{LaneStatistics, Shared, TICK, ended_by_peer, tell};
+use super::{LaneStatistics, Shared, TICK, tell};
 use crate::buffer::{HEAD_BYTES, Slot};
 use crate::config::PAGE_BYTES;
 use crate::engine::{Extent, FileId};
-use crate::error::{PeerError, Result};
+use crate::error::{PeerError, Result, ended_by_peer};
 use crate::lane::{Received, Receiver};
 use crate::memory::{Placement, Region, Run};
 use crate::session::{self, TargetEvent};

@@ -123,6 +123,7 @@ mod tests {
         OpenHello {
             version: 1,
             role: Role::Source,
+            streams: false,
             lanes: 2,
             frame_bytes: 65536,
             migration_id: [0; 16],

@@ -10,6 +10,15 @@ pub const REASON_BYTES_MAX: usize = 1024;
 /// Most bytes of device state.
 pub const STATE_BYTES_MAX: u64 = 64 << 20;
 
+/// A reason, cut to what a frame may carry.
+pub fn reason_bytes(text: &str) -> &[u8] {
+    let mut end = text.len().min(REASON_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text.as_bytes()[..end]
+}
+
 /// A message about the session. See the picture at the head of [`super`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
@@ -77,6 +86,18 @@ pub enum Control {
     },
     /// Either end: it is alive.
     Heartbeat,
+    /// Either end, a lane that is a stream: the next bytes.
+    Stream {
+        /// Bytes of them.
+        payload_bytes: usize,
+    },
+    /// Either end, a lane that is a stream: no bytes follow in this direction; what it carried.
+    StreamEnd {
+        /// Frames before this one.
+        frames: u64,
+        /// Bytes of the stream.
+        bytes: u64,
+    },
 }
 
 impl Control {
@@ -101,6 +122,8 @@ impl Control {
             Self::Done => (13, 0, 0, 0, 0),
             Self::Cancel { .. } => (14, 0, 0, 0, 0),
             Self::Heartbeat => (15, 0, 0, 0, 0),
+            Self::Stream { .. } => (16, 0, 0, 0, 0),
+            Self::StreamEnd { frames, bytes } => (17, 0, 0, frames, bytes),
         };
         let fixed = RawHeader {
             kind,
@@ -120,6 +143,7 @@ impl Control {
             Self::Offer { payload_bytes }
             | Self::Refuse { payload_bytes }
             | Self::State { payload_bytes, .. }
+            | Self::Stream { payload_bytes }
             | Self::Cancel { payload_bytes } => payload_bytes,
             _ => 0,
         }
@@ -142,6 +166,8 @@ impl Control {
             Self::Done => "DONE",
             Self::Cancel { .. } => "CANCEL",
             Self::Heartbeat => "HEARTBEAT",
+            Self::Stream { .. } => "STREAM",
+            Self::StreamEnd { .. } => "STREAM_END",
         }
     }
 }
@@ -164,8 +190,10 @@ pub(super) fn parse(fixed: &RawHeader, payload_bytes: usize) -> Result<Control, 
         13 => Control::Done,
         14 => Control::Cancel { payload_bytes },
         15 => Control::Heartbeat,
-        // W-7: 0 is invalid, 16 (STREAM) and above are not of this version.
-        kind => return Err(malformed(WHAT, "kind", 0, "1 to 15", kind.into())),
+        16 => Control::Stream { payload_bytes },
+        17 => Control::StreamEnd { frames: a, bytes: b },
+        // W-7: 0 is invalid, 18 and above are not of this version.
+        kind => return Err(malformed(WHAT, "kind", 0, "1 to 17", kind.into())),
     };
     expect_zero(WHAT, "runs", 4, fixed.runs.get().into())?;
     // W-8: what a kind does not use is zero. Encoding again shows it without a second table.
@@ -186,6 +214,9 @@ fn check_payload(control: &Control, payload_bytes: usize) -> Result<(), PeerErro
     match *control {
         Control::Offer { .. } if payload_bytes == 0 => {
             Err(malformed(WHAT, "length", 0, "a region table", got))
+        }
+        Control::Stream { .. } if payload_bytes == 0 => {
+            Err(malformed(WHAT, "length", 0, "bytes of a stream", got))
         }
         Control::Refuse { .. } | Control::Cancel { .. } if payload_bytes > REASON_BYTES_MAX => {
             Err(malformed(WHAT, "length", 0, "at most 1024 bytes", got))
@@ -227,6 +258,8 @@ mod tests {
             Control::Done,
             Control::Cancel { payload_bytes: 0 },
             Control::Heartbeat,
+            Control::Stream { payload_bytes: 4096 },
+            Control::StreamEnd { frames: 7, bytes: 1 << 50 },
         ]
     }
 
@@ -248,7 +281,7 @@ mod tests {
 
     #[test]
     fn kinds_outside_the_version_and_wrong_payloads_are_refused() {
-        for kind in [0u8, 16, 17, 255] {
+        for kind in [0u8, 18, 19, 255] {
             let mut header = [0; HEADER_FIXED_BYTES];
             header[0] = kind; // W-7
             assert!(parse_header(&header, 0, &[]).is_err(), "{kind}");
@@ -261,6 +294,8 @@ mod tests {
         // W-12
         refused(Control::Ready, &mut header, 1);
         refused(Control::Offer { payload_bytes: 0 }, &mut header, 0);
+        refused(Control::Stream { payload_bytes: 0 }, &mut header, 0);
+        refused(Control::StreamEnd { frames: 0, bytes: 0 }, &mut header, 1);
         refused(Control::Cancel { payload_bytes: 0 }, &mut header, 1025);
         let state = |offset, total_bytes| Control::State { offset, total_bytes, payload_bytes: 5 };
         refused(state(6, 10), &mut header, 5);

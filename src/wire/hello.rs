@@ -29,6 +29,8 @@ const KIND_OPEN: u8 = 1;
 const KIND_JOIN: u8 = 2;
 /// The one trust of this version: Noise with a one-time secret. Certificates will be 2.
 const TRUST_SECRET: u8 = 1;
+/// The one feature of this version: the session carries streams.
+const FEATURE_STREAMS: u32 = 1;
 
 /// Which end of the migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +97,9 @@ pub struct OpenHello {
     pub version: u8,
     /// Role of the dialler.
     pub role: Role,
-    /// Lanes that a source wants, 0 from a target.
+    /// Whether the session carries streams and not a migration of ours.
+    pub streams: bool,
+    /// Lanes that a source wants, 0 from a target and for streams.
     pub lanes: u16,
     /// Bytes of a full frame's payload that a source wants, 0 from a target.
     pub frame_bytes: u32,
@@ -129,7 +133,7 @@ impl OpenHello {
             version: self.version,
             role: self.role.code(),
             trust: TRUST_SECRET,
-            features: 0.into(),
+            features: if self.streams { FEATURE_STREAMS } else { 0 }.into(),
             lanes: self.lanes.into(),
             zero: 0.into(),
             frame_bytes: self.frame_bytes.into(),
@@ -150,7 +154,11 @@ impl OpenHello {
         if raw.trust != TRUST_SECRET {
             return Err(malformed(WHAT, "trust", 11, "1", raw.trust.into()));
         }
-        expect_zero(WHAT, "features", 12, raw.features.get().into())?;
+        let streams = match raw.features.get() {
+            0 => false,
+            FEATURE_STREAMS => true,
+            got => return Err(malformed(WHAT, "features", 12, "0 or 1", got.into())),
+        };
         expect_zero(WHAT, "reserved field", 18, raw.zero.get().into())?;
         if let Some(at) = raw.pad.iter().position(|&byte| byte != 0) {
             return Err(malformed(WHAT, "padding", 40 + at, "0", raw.pad[at].into()));
@@ -158,6 +166,7 @@ impl OpenHello {
         Ok(Self {
             version: raw.version,
             role,
+            streams,
             lanes: raw.lanes.get(),
             frame_bytes: raw.frame_bytes.get(),
             migration_id: raw.migration_id,
@@ -178,9 +187,13 @@ pub enum Refusal {
     Limits,
     /// The migration has another name here.
     MigrationId,
+    /// One end is for a migration of ours, the other for streams.
+    Use,
+    /// Another session is going on.
+    Busy,
 }
 
-const REFUSALS: [(Refusal, u8, &str); 5] = [
+const REFUSALS: [(Refusal, u8, &str); 7] = [
     (Refusal::Role, 1, "it has the same role (both ends are source, or both target)"),
     (
         Refusal::Version,
@@ -190,6 +203,8 @@ const REFUSALS: [(Refusal, u8, &str); 5] = [
     (Refusal::SecretSpent, 3, "the secret has carried a migration already: make a new one"),
     (Refusal::Limits, 4, "lanes or frame size are outside what it allows"),
     (Refusal::MigrationId, 5, "it waits for a migration of another id"),
+    (Refusal::Use, 6, "one end carries an image, the other is a tunnel: use the same at both ends"),
+    (Refusal::Busy, 7, "another migration is going on there: wait until it has ended"),
 ];
 
 impl Refusal {
@@ -208,7 +223,7 @@ impl Refusal {
 pub enum OpenReply {
     /// The session is open with these limits: the source's.
     Accepted {
-        /// Lanes, 1 to 64.
+        /// Lanes, 1 to 64; 0 for streams.
         lanes: u16,
         /// Bytes of a full frame's payload.
         frame_bytes: u32,
@@ -357,6 +372,7 @@ mod tests {
         OpenHello {
             version: 1,
             role: Role::Source,
+            streams: false,
             lanes: 8,
             frame_bytes: 256 << 10,
             migration_id: [7; 16],
@@ -419,7 +435,7 @@ mod tests {
             }
         }
         let mut unknown = [0; REPLY_PLAIN_BYTES];
-        unknown[0] = 7;
+        unknown[0] = 8;
         OpenReply::parse(&unknown).unwrap_err();
     }
 }

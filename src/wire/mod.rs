@@ -35,7 +35,7 @@ mod table;
 #[cfg(any(test, feature = "internals"))]
 pub mod fuzz_bodies;
 
-pub use control::{Control, REASON_BYTES_MAX, STATE_BYTES_MAX};
+pub use control::{Control, STATE_BYTES_MAX, reason_bytes};
 pub use hello::{
     DIALLER_HELLO_BYTES, DiallerHello, JOIN_REPLY_BYTES, JoinHello, JoinReply, NOISE_FIRST_BYTES,
     OPEN_CLEAR_BYTES, OPEN_REPLY_BYTES, OpenHello, OpenReply, REPLY_PLAIN_BYTES, Refusal, Role,

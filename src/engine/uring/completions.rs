@@ -2,7 +2,7 @@
 
 use io_uring::cqueue;
 
-use super::super::{Done, Extent, file_error, no_progress, socket_error};
+use super::super::{Done, Extent, Until, file_error, no_progress, socket_error};
 use super::{Group, NOBODY, Operation, Transfer, Uring, ZeroCopySend, after, insert, setup};
 use crate::error::{ConfigError, Error, Result};
 
@@ -42,9 +42,18 @@ impl Uring {
             // rest waits for the notification, when the slot is ours again.
             Ok(sent) => transfer.range.start += sent,
             Err(_) if retry(result) => {}
+            // AF_UNIX says so here.
+            Err(_) if unknown(result) && self.zero_copy != ZeroCopySend::Required => {
+                self.zero_copy = ZeroCopySend::Off;
+            }
+            Err(_) if unknown(result) => {
+                self.sending = false;
+                self.done.push_back(Err(zero_copy_unknown(&self.to.name)));
+                transfer.range.start = transfer.range.end;
+            }
             Err(_) => {
                 self.sending = false;
-                self.done.push_back(Err(socket_error("send", self.lane, -result)));
+                self.done.push_back(Err(socket_error("send", &self.to, -result)));
                 transfer.range.start = transfer.range.end;
             }
         }
@@ -62,20 +71,25 @@ impl Uring {
         let Some(Operation::SendZeroCopy { transfer, .. }) = self.operations[index].take() else {
             return;
         };
-        if result as u32 & setup::NOTIF_USAGE_ZC_COPIED == 0 {
+        let nothing_sent = transfer.range.len() == transfer.bytes;
+        if nothing_sent {
+            // Refused or interrupted: neither kept nor copied.
+        } else if result as u32 & setup::NOTIF_USAGE_ZC_COPIED == 0 {
             self.statistics.zero_copy_kept += 1;
         } else {
             self.statistics.zero_copy_copied += 1;
             match self.zero_copy {
-                ZeroCopySend::Required => self.done.push_back(Err(not_zero_copy(self.lane))),
+                ZeroCopySend::Required => self.done.push_back(Err(not_zero_copy(&self.to.name))),
                 ZeroCopySend::Off => {}
                 ZeroCopySend::Trying => {
                     self.zero_copy = ZeroCopySend::Off;
-                    tracing::debug!(lane = self.lane, "the kernel copied: plain sends from here");
+                    tracing::debug!(to = &*self.to.name, "the kernel copied: plain sends from here");
                 }
             }
         }
-        if !transfer.range.is_empty() {
+        if transfer.range.is_empty() {
+            self.slot_came_back = true;
+        } else {
             let rest = self.start(Operation::Send(transfer));
             self.done.extend(rest.err().map(Err));
         }
@@ -86,7 +100,7 @@ impl Uring {
             Operation::Send(transfer) => self.sent(transfer, result),
             // Without F_MORE no notification follows: refused before it began.
             Operation::SendZeroCopy { transfer, .. } => self.zero_copy_refused(transfer, result),
-            Operation::Recv(transfer) => self.received(transfer, result),
+            Operation::Recv(transfer, until) => self.received(transfer, until, result),
             Operation::Piece { group, extent } => {
                 self.pieces_in_kernel -= 1;
                 self.piece_ended(group, extent, result)?;
@@ -98,15 +112,15 @@ impl Uring {
     /// Linux before 6.2 does not report whether it copied (EINVAL), some sockets know no
     /// zero-copy send (EOPNOTSUPP).
     fn zero_copy_refused(&mut self, transfer: Transfer, result: i32) -> Result<()> {
-        match (-result, self.zero_copy) {
-            (libc::EINVAL | libc::EOPNOTSUPP, ZeroCopySend::Trying) => {
+        match (unknown(result), self.zero_copy) {
+            (true, ZeroCopySend::Trying) => {
                 self.zero_copy = ZeroCopySend::Off;
-                tracing::debug!(lane = self.lane, "no zero-copy send here: plain sends");
+                tracing::debug!(to = &*self.to.name, "no zero-copy send here: plain sends");
                 self.start(Operation::Send(transfer))
             }
-            (libc::EINVAL | libc::EOPNOTSUPP, ZeroCopySend::Required) => {
+            (true, ZeroCopySend::Required) => {
                 self.sending = false;
-                self.done.push_back(Err(zero_copy_unknown(self.lane)));
+                self.done.push_back(Err(zero_copy_unknown(&self.to.name)));
                 Ok(())
             }
             _ => self.sent(transfer, result),
@@ -120,7 +134,7 @@ impl Uring {
             _ if retry(result) => {}
             _ => {
                 self.sending = false;
-                self.done.push_back(Err(socket_error("send", self.lane, -result)));
+                self.done.push_back(Err(socket_error("send", &self.to, -result)));
                 return Ok(());
             }
         }
@@ -132,18 +146,24 @@ impl Uring {
         Ok(())
     }
 
-    fn received(&mut self, mut transfer: Transfer, result: i32) -> Result<()> {
+    fn received(&mut self, mut transfer: Transfer, until: Until, result: i32) -> Result<()> {
         match result {
             0.. => transfer.range.start += result as usize,
+            _ if until == Until::Now && -result == libc::EAGAIN => {
+                self.receiving = false;
+                self.done.push_back(Ok(Done::Empty { slot: transfer.slot }));
+                return Ok(());
+            }
             _ if retry(result) => {}
             _ => {
                 self.receiving = false;
-                self.done.push_back(Err(socket_error("recv", self.lane, -result)));
+                self.done.push_back(Err(socket_error("recv", &self.from, -result)));
                 return Ok(());
             }
         }
-        if result != 0 && !transfer.range.is_empty() {
-            return self.start(Operation::Recv(transfer));
+        let over = result == 0 || (until != Until::Full && result > 0);
+        if !over && !transfer.range.is_empty() {
+            return self.start(Operation::Recv(transfer, until));
         }
         self.receiving = false;
         let bytes = transfer.bytes - transfer.range.len();
@@ -195,19 +215,24 @@ fn retry(result: i32) -> bool {
     matches!(-result, libc::EINTR | libc::EAGAIN)
 }
 
-fn zero_copy_unknown(lane: u16) -> Error {
+/// A kernel or a socket that knows no zero-copy send.
+fn unknown(result: i32) -> bool {
+    matches!(-result, libc::EINVAL | libc::EOPNOTSUPP)
+}
+
+fn zero_copy_unknown(lane: &str) -> Error {
     Error::Config(ConfigError {
         key: "zero_copy = require",
-        found: format!("lane {lane}: a kernel or socket without IORING_SEND_ZC_REPORT_USAGE"),
+        found: format!("{lane}: a kernel or socket without IORING_SEND_ZC_REPORT_USAGE"),
         wanted: "Linux 6.2 or newer and TCP".to_owned(),
         remedy: "update the kernel, or zero_copy = auto".to_owned(),
     })
 }
 
-fn not_zero_copy(lane: u16) -> Error {
+fn not_zero_copy(lane: &str) -> Error {
     Error::Config(ConfigError {
         key: "zero_copy = require",
-        found: format!("lane {lane}: the kernel copied what was sent"),
+        found: format!("{lane}: the kernel copied what was sent"),
         wanted: "a network path that sends from the slots themselves".to_owned(),
         remedy: "loopback and veth always copy; use a NIC with scatter-gather and checksum \
                  offload, or zero_copy = auto"

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use io_uring::types::{CancelBuilder, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 
-use super::{Done, Engine, EngineSetup, EngineStatistics, Extent, FileId};
+use super::{Done, Endpoint, Engine, EngineSetup, EngineStatistics, Extent, FileId, Until};
 use crate::buffer::Slot;
 use crate::config::{PAGE_BYTES, ZeroCopy};
 use crate::error::{Error, Result, SystemError};
@@ -43,15 +43,19 @@ const ZERO_COPY_BYTES_MIN: usize = 16 << 10;
 const DRAIN: Duration = Duration::from_secs(2);
 /// `user_data` of what nobody waits for.
 const NOBODY: u64 = u64::MAX;
+/// The registered files: where it sends to, where it receives from, regions' files.
+const TO: Fixed = Fixed(0);
+const FROM: Fixed = Fixed(1);
+const FILES_FROM: u32 = 2;
 const MSG_FLAGS: i32 = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
 /// io_uring_enter(2)
 const ENTER_GETEVENTS: u32 = 1;
 
 pub(super) struct Uring {
     ring: IoUring,
-    /// The ring has the socket as file 0; this keeps its number from being used again.
-    _socket: Arc<OwnedFd>,
-    lane: u16,
+    /// The ring has their sockets as files 0 and 1.
+    to: Endpoint,
+    from: Endpoint,
     files: Vec<(Arc<OwnedFd>, String)>,
     operations: Vec<Option<Operation>>,
     groups: Vec<Option<Group>>,
@@ -60,7 +64,10 @@ pub(super) struct Uring {
     pieces_in_kernel: usize,
     sending: bool,
     receiving: bool,
+    /// A zero-copy send gave its slot back.
+    slot_came_back: bool,
     zero_copy: ZeroCopySend,
+    zero_copy_allowed: bool,
     piece_bytes: usize,
     sqpoll: bool,
     done: VecDeque<Result<Done>>,
@@ -84,7 +91,7 @@ enum Operation {
         transfer: Transfer,
         slot_only: bool,
     },
-    Recv(Transfer),
+    Recv(Transfer, Until),
     Piece {
         group: usize,
         extent: Extent,
@@ -117,8 +124,8 @@ impl Uring {
         };
         Ok(Self {
             ring,
-            _socket: Arc::clone(&setup.socket),
-            lane: setup.lane,
+            to: setup.to.clone(),
+            from: setup.from.clone(),
             files: Vec::new(),
             operations: Vec::new(),
             groups: Vec::new(),
@@ -127,7 +134,9 @@ impl Uring {
             pieces_in_kernel: 0,
             sending: false,
             receiving: false,
+            slot_came_back: false,
             zero_copy,
+            zero_copy_allowed: true,
             piece_bytes: piece_bytes(setup.pool.slots(), setup.pool.payload_bytes()),
             sqpoll: setup.sqpoll,
             done: VecDeque::new(),
@@ -156,7 +165,6 @@ impl Uring {
     }
 
     fn entry(&self, index: usize) -> squeue::Entry {
-        const SOCKET: Fixed = Fixed(0);
         // By address: a reference to a slot that the kernel is writing to must not exist.
         let part = |slot: &Slot, from: usize, bytes: usize| {
             assert!(from + bytes <= slot.stride_bytes(), "{bytes} bytes at {from} of a slot");
@@ -170,25 +178,30 @@ impl Uring {
         match self.operations[index].as_ref().expect("stored before it is pushed") {
             Operation::Send(transfer) => {
                 let (address, bytes, _) = at(transfer);
-                opcode::Send::new(SOCKET, address, bytes).flags(MSG_FLAGS).build()
+                opcode::Send::new(TO, address, bytes).flags(MSG_FLAGS).build()
             }
             Operation::SendZeroCopy { transfer, .. } => {
                 let (address, bytes, buffer) = at(transfer);
-                opcode::SendZc::new(SOCKET, address, bytes)
+                opcode::SendZc::new(TO, address, bytes)
                     .buf_index(Some(buffer))
                     .flags(MSG_FLAGS)
                     .zc_flags(setup::SEND_ZC_REPORT_USAGE)
                     .build()
             }
-            Operation::Recv(transfer) => {
+            Operation::Recv(transfer, until) => {
                 let (address, bytes, _) = at(transfer);
-                opcode::Recv::new(SOCKET, address, bytes).flags(libc::MSG_WAITALL).build()
+                let flags = match until {
+                    Until::Full => libc::MSG_WAITALL,
+                    Until::Some => 0,
+                    Until::Now => libc::MSG_DONTWAIT,
+                };
+                opcode::Recv::new(FROM, address, bytes).flags(flags).build()
             }
             Operation::Piece { group, extent } => {
                 let group = self.groups[*group].as_ref().expect("it lives as long as its pieces");
                 let address = part(&group.slot, extent.slot_offset, extent.bytes);
                 let bytes = extent.bytes as u32;
-                let (file, buffer) = (Fixed(group.file.0 + 1), group.slot.index() as u16);
+                let (file, buffer) = (Fixed(group.file.0 + FILES_FROM), group.slot.index() as u16);
                 if group.write {
                     opcode::WriteFixed::new(file, address, bytes, buffer)
                         .offset(extent.file_offset)
@@ -270,8 +283,7 @@ impl Uring {
             // The time is over; a signal; completions to reap first: the caller looks again.
             Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
             _ => {
-                let lane = format!("lane {}", self.lane);
-                let error = SystemError::from_io("io_uring_enter", lane, &error);
+                let error = SystemError::from_io("io_uring_enter", &*self.to.name, &error);
                 Err(setup::with_remedy(error).into())
             }
         }
@@ -283,7 +295,7 @@ impl Engine for Uring {
         let id = FileId(self.files.len() as u32);
         self.ring
             .submitter()
-            .register_files_update(id.0 + 1, &[file.as_raw_fd()])
+            .register_files_update(id.0 + FILES_FROM, &[file.as_raw_fd()])
             .map_err(|e| SystemError::from_io("io_uring_register(FILES_UPDATE)", subject, &e))?;
         self.files.push((file, subject.to_owned()));
         Ok(id)
@@ -301,6 +313,7 @@ impl Engine for Uring {
         let bytes = range.len();
         let transfer = Transfer { slot, range, bytes };
         let zero_copy = match self.zero_copy {
+            _ if !self.zero_copy_allowed => false,
             ZeroCopySend::Off => false,
             ZeroCopySend::Trying => bytes >= ZERO_COPY_BYTES_MIN,
             ZeroCopySend::Required => true,
@@ -317,14 +330,18 @@ impl Engine for Uring {
         !self.sending
     }
 
-    fn recv(&mut self, slot: Slot, range: Range<usize>) -> Result<()> {
+    fn allow_zero_copy(&mut self, allow: bool) {
+        self.zero_copy_allowed = allow;
+    }
+
+    fn recv(&mut self, slot: Slot, range: Range<usize>, until: Until) -> Result<()> {
         if self.receiving {
             return Err(Error::Misuse("one receive at a time".to_owned()));
         }
         self.receiving = true;
         let bytes = range.len();
         // Submitted by the wait that follows: one system call for both.
-        self.start(Operation::Recv(Transfer { slot, range, bytes }))
+        self.start(Operation::Recv(Transfer { slot, range, bytes }, until))
     }
 
     fn read(&mut self, slot: Slot, file: FileId, extents: &[Extent], token: u64) -> Result<()> {
@@ -356,7 +373,7 @@ impl Engine for Uring {
                 return done.map(Some);
             }
             self.feed()?;
-            if self.in_kernel == 0 {
+            if std::mem::take(&mut self.slot_came_back) || self.in_kernel == 0 {
                 return Ok(None);
             }
             match deadline.map(|at| at.saturating_duration_since(Instant::now())) {

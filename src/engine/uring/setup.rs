@@ -4,7 +4,7 @@ use std::os::fd::AsRawFd;
 
 use io_uring::{IoUring, opcode, register};
 
-use super::super::EngineSetup;
+use super::super::{EngineSetup, Callers};
 use super::super::probe::MemoryLock;
 use crate::config::ZeroCopy;
 use crate::error::{ConfigError, Error, Result, SystemError};
@@ -29,7 +29,7 @@ pub(in super::super) const OPERATIONS: [(&str, u8); 6] = [
 
 /// A ring with pool, socket and room for files registered, every operation probed.
 pub(super) fn for_lane(setup: &EngineSetup<'_>) -> Result<IoUring> {
-    let ring = ring(setup.sqpoll).map_err(|e| refused("io_uring_setup", &e, setup))?;
+    let ring = ring(setup.sqpoll, setup.callers).map_err(|e| refused("io_uring_setup", &e, setup))?;
     let submitter = ring.submitter();
     let mut probe = register::Probe::new();
     submitter
@@ -46,37 +46,43 @@ pub(super) fn for_lane(setup: &EngineSetup<'_>) -> Result<IoUring> {
             }));
         }
     }
-    let slots: Vec<_> = (0..setup.pool.slots())
-        .map(|index| libc::iovec {
-            iov_base: setup.pool.address(index).cast(),
-            iov_len: setup.pool.stride_bytes(),
-        })
-        .collect();
-    // SAFETY: the pool's mapping; the kernel pins its pages, so they outlive the mapping too.
-    unsafe { submitter.register_buffers(&slots) }
-        .map_err(|e| refused("io_uring_register(BUFFERS)", &e, setup))?;
+    if setup.register {
+        let slots: Vec<_> = (0..setup.pool.slots())
+            .map(|index| libc::iovec {
+                iov_base: setup.pool.address(index).cast(),
+                iov_len: setup.pool.stride_bytes(),
+            })
+            .collect();
+        // SAFETY: the pool's mapping; the kernel pins its pages, so they outlive the mapping too.
+        unsafe { submitter.register_buffers(&slots) }
+            .map_err(|e| refused("io_uring_register(BUFFERS)", &e, setup))?;
+    }
+    let sockets = [&setup.to, &setup.from].map(|endpoint| endpoint.socket.as_raw_fd());
     submitter
         .register_files_sparse(files_max())
-        .and_then(|()| submitter.register_files_update(0, &[setup.socket.as_raw_fd()]))
+        .and_then(|()| submitter.register_files_update(0, &sockets))
         .map_err(|e| refused("io_uring_register(FILES)", &e, setup))?;
     Ok(ring)
 }
 
-/// Room for the socket and every region's file. The kernel refuses a table longer than
+/// Room for both sockets and every region's file. The kernel refuses a table longer than
 /// RLIMIT_NOFILE, and so many files cannot be open then anyway.
 fn files_max() -> u32 {
     use nix::sys::resource::{Resource, getrlimit};
     let open_max = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-    (REGIONS_MAX as u64 + 1).min(open_max.max(1)) as u32
+    (REGIONS_MAX as u64 + 2).min(open_max.max(2)) as u32
 }
 
-/// A bare ring with the flags of a lane.
-pub(in super::super) fn ring(sqpoll: bool) -> std::io::Result<IoUring> {
+/// A bare ring with the flags of a lane. One that any thread may enter defers nothing: what its
+/// caller left with the kernel must go on while nobody enters it.
+pub(in super::super) fn ring(sqpoll: bool, callers: Callers) -> std::io::Result<IoUring> {
     let mut builder = IoUring::builder();
-    builder.setup_single_issuer();
+    if callers == Callers::One {
+        builder.setup_single_issuer();
+    }
     if sqpoll {
         builder.setup_sqpoll(1000);
-    } else {
+    } else if callers == Callers::One {
         builder.setup_defer_taskrun();
     }
     builder.build(RING_ENTRIES)
@@ -87,9 +93,9 @@ fn refused(operation: &'static str, error: &std::io::Error, setup: &EngineSetup<
     let mut system = SystemError::from_io(operation, "io_uring", error);
     if error.raw_os_error() == Some(libc::ENOMEM) {
         system.subject = format!(
-            "locked memory: {needed} bytes needed for lane {}, limit is {} for all lanes and \
+            "locked memory: {needed} bytes needed for {}, limit is {} for all lanes and \
              processes of this user together",
-            setup.lane,
+            setup.to.name,
             MemoryLock::of_this_process().soft_bytes
         );
     }

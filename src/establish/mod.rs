@@ -1,0 +1,49 @@
+//! From addresses and sockets to authenticated lanes: connect or listen, shake hands, join,
+//! CONFIRM. Migrations and streams are made of what leaves here.
+//!
+//! A lane leaves only after the other end's first sealed frame has verified on it, so nobody acts
+//! on a peer that does not hold the secret. All of it is under one deadline.
+#![forbid(unsafe_code)]
+
+mod connect;
+mod listener;
+mod shake;
+
+pub use connect::{connect, tune_if_tcp};
+pub use listener::Listener;
+pub use shake::{Session, Shake, Use};
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::config::{FRAME_BYTES_MAX, FRAME_BYTES_MIN, LANES_MAX, PAGE_BYTES};
+
+/// How often a wait looks whether somebody cancelled.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Waits until one of them is ready, the deadline passes or it is time to look for a cancel.
+fn wait(fds: &[(BorrowedFd<'_>, PollFlags)], deadline: Option<Instant>) {
+    let left = deadline.map_or(TICK, |at| at.saturating_duration_since(Instant::now()).min(TICK));
+    let mut fds: Vec<_> = fds.iter().map(|(fd, events)| PollFd::new(*fd, *events)).collect();
+    // A millisecond more than is left, so that the wait does not spin. An error is looked at by
+    // the operation that follows.
+    let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::ZERO);
+    let _ = poll(&mut fds, timeout);
+}
+
+fn wait_one(socket: &impl AsFd, events: PollFlags, deadline: Instant) {
+    wait(&[(socket.as_fd(), events)], Some(deadline));
+}
+
+/// Whether a migration may have so many lanes and such frames.
+pub fn limits_are_allowed(lanes: u16, frame_bytes: usize) -> bool {
+    (1..=LANES_MAX).contains(&lanes) && frame_is_allowed(frame_bytes)
+}
+
+/// Whether frames may have such a payload.
+pub fn frame_is_allowed(frame_bytes: usize) -> bool {
+    (FRAME_BYTES_MIN..=FRAME_BYTES_MAX).contains(&frame_bytes)
+        && frame_bytes.is_multiple_of(PAGE_BYTES)
+}

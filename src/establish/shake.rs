@@ -1,0 +1,342 @@
+//! The handshake over a connected socket, from either side, and the joins of further lanes.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Instant;
+
+use nix::poll::PollFlags;
+
+use super::{frame_is_allowed, limits_are_allowed, wait_one};
+use crate::cancel::Canceller;
+use crate::config::{Config, LANES_MAX, STREAMS_MAX};
+use crate::error::{Error, PeerError, Result, SystemError};
+use crate::lane::Lane;
+use crate::seal::{CpuFeatures, Direction, KeyLimits, Opener, Provider, Sealer, SessionSecret};
+use crate::trust::{self, Dialler, JoinRequest, Joined, OneTimeSecret, Spent};
+use crate::wire::{
+    Control, DIALLER_HELLO_BYTES, HEADER_FIXED_BYTES, JOIN_REPLY_BYTES, JoinHello,
+    OPEN_REPLY_BYTES, OpenHello, OpenReply, Opened, PREFIX_BYTES, Prefix, Refusal, Role, TAG_BYTES,
+    VERSION, parse_header,
+};
+
+const CONFIRM_BYTES: usize = PREFIX_BYTES + HEADER_FIXED_BYTES + TAG_BYTES;
+
+/// What a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// A fixed number of lanes that carry pages.
+    Migration,
+    /// As many streams as the dialler opens.
+    Streams,
+}
+
+/// A session that both ends have agreed on: what further lanes are made from.
+pub struct Session {
+    secret: SessionSecret,
+    /// This end's role.
+    pub role: Role,
+    /// Who seals.
+    pub provider: Provider,
+    /// Lanes of a migration; 0 for streams.
+    pub lanes: u16,
+    /// Bytes of a full frame's payload.
+    pub frame_bytes: usize,
+    /// The mark of the one-time secret.
+    pub spent: Spent,
+}
+
+impl Session {
+    /// A name of this migration that both ends know and nobody else.
+    pub fn migration_id(&self) -> [u8; 16] {
+        self.secret.migration_id()
+    }
+
+    fn keys(&self, joined: &Joined) -> (Sealer, Opener) {
+        let secret = |direction| {
+            let (ours, theirs) = (&joined.dialler_nonce, &joined.listener_nonce);
+            self.secret.lane_secret(direction, joined.lane, joined.generation, ours, theirs)
+        };
+        let (out, back) = match self.role {
+            Role::Source => (Direction::FromSource, Direction::FromTarget),
+            Role::Target => (Direction::FromTarget, Direction::FromSource),
+        };
+        let limits = KeyLimits::default();
+        (
+            Sealer::new(self.provider, secret(out), limits, joined.lane),
+            Opener::new(self.provider, secret(back), limits, joined.lane),
+        )
+    }
+}
+
+/// One end's side of handshakes, under one deadline.
+pub struct Shake<'a> {
+    /// This end's role.
+    pub role: Role,
+    /// What the session is for.
+    pub purpose: Use,
+    /// The settings.
+    pub config: &'a Config,
+    /// When it must be over.
+    pub deadline: Instant,
+    /// Ends it.
+    pub cancel: &'a Canceller,
+}
+
+impl<'a> Shake<'a> {
+    /// A handshake that begins now.
+    pub fn begin(role: Role, purpose: Use, config: &'a Config, cancel: &'a Canceller) -> Self {
+        let deadline = Instant::now() + config.handshake_timeout;
+        Self { role, purpose, config, deadline, cancel }
+    }
+
+    /// The dialler opens a session over a connected socket: its lane 0.
+    ///
+    /// # Errors
+    ///
+    /// [`PeerError::NotAuthenticated`], [`PeerError::Refused`]; [`Error::Config`] where this CPU
+    /// has no fit provider.
+    pub fn open(&self, mut socket: TcpStream, secret: &OneTimeSecret) -> Result<(Session, Lane)> {
+        secret.check_unspent()?;
+        let provider = Provider::resolve(self.config.provider, &CpuFeatures::detect())?;
+        let source = self.role == Role::Source;
+        let streams = self.purpose == Use::Streams;
+        let hello = OpenHello {
+            version: VERSION,
+            role: self.role,
+            streams,
+            lanes: if source && !streams { self.config.lanes } else { 0 },
+            frame_bytes: if source { self.config.frame_bytes as u32 } else { 0 },
+            migration_id: [0; 16],
+        };
+        let (dialler, message) = Dialler::new(secret, &hello)?;
+        self.write(&mut socket, &message)?;
+        let mut reply = [0; OPEN_REPLY_BYTES];
+        self.read(&mut socket, &mut reply)?;
+        let (reply, agreed) = dialler.finish(&reply)?;
+        let (lanes, frame_bytes) = match reply {
+            OpenReply::Accepted { lanes, frame_bytes } => (lanes, frame_bytes as usize),
+            OpenReply::Refused(why) => return Err(PeerError::Refused(why.text().to_owned()).into()),
+        };
+        let asked = (hello.lanes, hello.frame_bytes as usize);
+        if !self.allows(lanes, frame_bytes) || (source && (lanes, frame_bytes) != asked) {
+            let text =
+                format!("{lanes} lanes with frames of {frame_bytes} bytes were not agreed on");
+            return Err(PeerError::Protocol(text).into());
+        }
+        let session = self.session(agreed, provider, lanes, frame_bytes, secret);
+        let lane = self.confirm(socket, session.keys(&Joined::first_lane()), 0)?;
+        Ok((session, lane))
+    }
+
+    /// The listener answers an open whose first message has verified. None where the dialler
+    /// went away or only replayed a message: the listener listens on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`]; a peer with another role or use was told so.
+    pub fn answer(
+        &self,
+        mut socket: TcpStream,
+        hello: &OpenHello,
+        listener: trust::Listener,
+        secret: &OneTimeSecret,
+    ) -> Result<Option<(Session, Lane)>> {
+        let provider = Provider::resolve(self.config.provider, &CpuFeatures::detect())?;
+        // Another listener of this process may have completed meanwhile.
+        let unspent = secret.check_unspent();
+        let answer = match &unspent {
+            Ok(()) => self.decide(hello),
+            Err(_) => OpenReply::Refused(Refusal::SecretSpent),
+        };
+        let (reply, agreed) = listener.reply(&answer)?;
+        if self.write(&mut socket, &reply).is_err() {
+            return self.cancel.check().map(|()| None);
+        }
+        let (lanes, frame_bytes) = match answer {
+            OpenReply::Accepted { lanes, frame_bytes } => (lanes, frame_bytes as usize),
+            OpenReply::Refused(why) => {
+                unspent?;
+                let text = format!("we refused it: {}", why.text());
+                return Err(PeerError::Refused(text).into());
+            }
+        };
+        let session = self.session(agreed, provider, lanes, frame_bytes, secret);
+        match self.confirm(socket, session.keys(&Joined::first_lane()), 0) {
+            Ok(lane) => Ok(Some((session, lane))),
+            Err(error @ Error::Cancelled { .. }) => Err(error),
+            Err(error) => {
+                tracing::debug!(%error, "no CONFIRM after a first message that verified");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The dialler joins one more lane.
+    ///
+    /// # Errors
+    ///
+    /// [`PeerError::NotAuthenticated`].
+    pub fn join(&self, session: &Session, mut socket: TcpStream, lane: u16) -> Result<Lane> {
+        let (request, message) = JoinRequest::new(&session.secret, lane)?;
+        self.write(&mut socket, &message)?;
+        let mut reply = [0; JOIN_REPLY_BYTES];
+        self.read(&mut socket, &mut reply)?;
+        let joined = request.finish(&session.secret, &reply)?;
+        self.confirm(socket, session.keys(&joined), lane)
+    }
+
+    /// The listener answers a join. `admits` says whether the lane may come now; it is asked
+    /// once the request has verified. None where the request does not verify.
+    ///
+    /// # Errors
+    ///
+    /// [`PeerError::Protocol`] where the lane may not come; as [`Self::join`] after that.
+    pub fn admit(
+        &self,
+        session: &Session,
+        mut socket: TcpStream,
+        hello: &JoinHello,
+        admits: impl FnOnce(u16) -> bool,
+    ) -> Result<Option<Lane>> {
+        let Ok((joined, reply)) = trust::answer_join(&session.secret, hello) else {
+            return Ok(None);
+        };
+        if joined.generation != 0 || !admits(joined.lane) {
+            let text = format!("a join of lane {} out of turn", joined.lane);
+            return Err(PeerError::Protocol(text).into());
+        }
+        self.write(&mut socket, &reply)?;
+        self.confirm(socket, session.keys(&joined), joined.lane).map(Some)
+    }
+
+    fn session(
+        &self,
+        agreed: SessionSecret,
+        provider: Provider,
+        lanes: u16,
+        frame_bytes: usize,
+        secret: &OneTimeSecret,
+    ) -> Session {
+        let (role, spent) = (self.role, secret.spent().clone());
+        tracing::info!(?role, lanes, frame_bytes, provider = provider.name(), "session open");
+        Session { secret: agreed, role, provider, lanes, frame_bytes, spent }
+    }
+
+    fn decide(&self, hello: &OpenHello) -> OpenReply {
+        if hello.version != VERSION {
+            return OpenReply::Refused(Refusal::Version);
+        }
+        if hello.role == self.role {
+            return OpenReply::Refused(Refusal::Role);
+        }
+        if hello.streams != (self.purpose == Use::Streams) {
+            return OpenReply::Refused(Refusal::Use);
+        }
+        if hello.migration_id != [0; 16] {
+            return OpenReply::Refused(Refusal::MigrationId);
+        }
+        let lanes = if hello.streams { 0 } else { self.config.lanes };
+        let (lanes, frame_bytes) = match self.role {
+            Role::Source => (lanes, self.config.frame_bytes as u32),
+            Role::Target => (hello.lanes, hello.frame_bytes),
+        };
+        if !self.allows(lanes, frame_bytes as usize) {
+            return OpenReply::Refused(Refusal::Limits);
+        }
+        OpenReply::Accepted { lanes, frame_bytes }
+    }
+
+    fn allows(&self, lanes: u16, frame_bytes: usize) -> bool {
+        match self.purpose {
+            Use::Migration => limits_are_allowed(lanes, frame_bytes),
+            Use::Streams => lanes == 0 && frame_is_allowed(frame_bytes),
+        }
+    }
+
+    /// Sends CONFIRM and waits for the other end's (W-27).
+    fn confirm(&self, mut socket: TcpStream, keys: (Sealer, Opener), lane: u16) -> Result<Lane> {
+        let (mut sealer, mut opener) = keys;
+        let mut frame = [0; CONFIRM_BYTES];
+        let prefix = Control::Confirm.encode(&mut frame[PREFIX_BYTES..]);
+        sealer.seal(&mut frame, prefix)?;
+        self.write(&mut socket, &frame)?;
+        self.read(&mut socket, &mut frame)?;
+        let reason = "its first sealed frame does not verify";
+        let refused = || Error::from(PeerError::NotAuthenticated { reason });
+        let prefix =
+            Prefix::parse(*frame.first_chunk().expect("8 of 56"), 0).map_err(|_| refused())?;
+        let header = opener.open_header(&mut frame, prefix).map_err(|_| refused())?;
+        match parse_header(header, 0, &[]) {
+            Ok(Opened::Control(Control::Confirm)) => {}
+            _ => return Err(PeerError::Protocol("no CONFIRM first".to_owned()).into()),
+        }
+        let failed = |e| SystemError::from_io("fcntl", format!("lane {lane}"), &e);
+        socket.set_nonblocking(false).map_err(failed)?;
+        Ok(Lane { index: lane, socket: Arc::new(socket.into()), sealer, opener })
+    }
+
+    fn write(&self, socket: &mut TcpStream, bytes: &[u8]) -> Result<()> {
+        self.each(socket, PollFlags::POLLOUT, bytes.len(), |socket, from| {
+            socket.write(&bytes[from..])
+        })
+    }
+
+    /// Reads until `bytes` is full.
+    ///
+    /// # Errors
+    ///
+    /// [`PeerError::NotAuthenticated`] where it closed the connection or says nothing in time.
+    pub(super) fn read(&self, socket: &mut TcpStream, bytes: &mut [u8]) -> Result<()> {
+        self.each(socket, PollFlags::POLLIN, bytes.len(), |socket, from| {
+            socket.read(&mut bytes[from..])
+        })
+    }
+
+    /// The first message of whoever dialled a socket that was accepted elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`].
+    pub fn first_message(&self, socket: &mut TcpStream) -> Result<[u8; DIALLER_HELLO_BYTES]> {
+        let mut message = [0; DIALLER_HELLO_BYTES];
+        self.read(socket, &mut message)?;
+        Ok(message)
+    }
+
+    fn each(
+        &self,
+        socket: &mut TcpStream,
+        events: PollFlags,
+        bytes: usize,
+        mut step: impl FnMut(&mut TcpStream, usize) -> std::io::Result<usize>,
+    ) -> Result<()> {
+        let mut done = 0;
+        while done < bytes {
+            self.cancel.check()?;
+            match step(socket, done) {
+                Ok(0) => {
+                    let reason = "it closed the connection during the handshake";
+                    return Err(PeerError::NotAuthenticated { reason }.into());
+                }
+                Ok(moved) => done += moved,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    if Instant::now() >= self.deadline {
+                        let reason = "no answer in the time of the handshake";
+                        return Err(PeerError::NotAuthenticated { reason }.into());
+                    }
+                    wait_one(socket, events, self.deadline);
+                }
+                Err(_) => {
+                    let reason = "it reset the connection during the handshake";
+                    return Err(PeerError::NotAuthenticated { reason }.into());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+// A lane's number is 16 bits wide in keys and joins.
+const _: () = assert!(LANES_MAX < STREAMS_MAX && STREAMS_MAX < u16::MAX);

@@ -1,0 +1,107 @@
+//! The lanes of a migration: all of them are opened before the first page.
+
+use crate::cancel::Canceller;
+use crate::config::Config;
+use crate::error::{Error, PeerError, Result};
+use crate::establish::{Listener, Session, Shake, Use, connect};
+use crate::lane::Lane;
+use crate::seal::Provider;
+use crate::trust::{OneTimeSecret, Spent};
+use crate::wire::Role;
+
+/// Authenticated lanes and what was agreed about them.
+pub struct Lanes {
+    pub(super) lanes: Vec<Lane>,
+    pub(super) frame_bytes: usize,
+    pub(super) provider: Provider,
+    pub(super) spent: Spent,
+    /// A name of this migration that both ends know and nobody else.
+    pub migration_id: [u8; 16],
+}
+
+impl Lanes {
+    fn new(lanes: Vec<Lane>, session: &Session) -> Self {
+        Self {
+            lanes,
+            frame_bytes: session.frame_bytes,
+            provider: session.provider,
+            spent: session.spent.clone(),
+            migration_id: session.migration_id(),
+        }
+    }
+
+    /// How many.
+    pub fn count(&self) -> u16 {
+        self.lanes.len() as u16
+    }
+
+    /// The provider that seals them.
+    pub fn provider(&self) -> &'static str {
+        self.provider.name()
+    }
+
+    /// Bytes of a full frame's payload.
+    pub fn frame_bytes(&self) -> usize {
+        self.frame_bytes
+    }
+}
+
+/// Connects to a listener and opens all lanes.
+///
+/// # Errors
+///
+/// [`Error::System`] where nothing listens there, [`PeerError::NotAuthenticated`] where what
+/// listens does not hold the secret.
+pub fn dial(
+    address: &str,
+    role: Role,
+    secret: &OneTimeSecret,
+    config: &Config,
+    cancel: &Canceller,
+) -> Result<Lanes> {
+    config.check()?;
+    secret.check_unspent()?;
+    let shake = Shake::begin(role, Use::Migration, config, cancel);
+    let socket = connect(address, config, shake.deadline)?;
+    let (session, first) = shake.open(socket, secret)?;
+    let mut lanes = vec![first];
+    for lane in 1..session.lanes {
+        let socket = connect(address, config, shake.deadline)?;
+        lanes.push(shake.join(&session, socket, lane)?);
+    }
+    Ok(Lanes::new(lanes, &session))
+}
+
+impl Listener {
+    /// Waits for a peer that holds the secret and opens all lanes. Strangers get no answer and do
+    /// not end the wait; only `cancel` does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cancelled`]; [`Error::Config`], also where a completed migration has used the
+    /// secret, and [`Error::System`] where this end cannot go on;
+    /// [`PeerError::Refused`] where a peer with the secret had the wrong role or limits (it was
+    /// told so).
+    pub fn accept(
+        &mut self,
+        role: Role,
+        secret: &OneTimeSecret,
+        config: &Config,
+        cancel: &Canceller,
+    ) -> Result<Lanes> {
+        let (session, first) = self.open(role, Use::Migration, secret, config, cancel)?;
+        let shake = Shake::begin(role, Use::Migration, config, cancel);
+        let mut lanes = vec![first];
+        while lanes.len() < usize::from(session.lanes) {
+            let next = |lane| usize::from(lane) == lanes.len();
+            let joined = self.join(&session, secret, &shake, Some(shake.deadline), next)?;
+            lanes.push(joined.ok_or_else(|| silent(config))?);
+        }
+        Ok(Lanes::new(lanes, &session))
+    }
+}
+
+fn silent(config: &Config) -> Error {
+    let waited_s = config.handshake_timeout.as_secs();
+    PeerError::Silent { lane: 0, phase: "while further lanes were to join", waited_s }.into()
+}

@@ -1,0 +1,351 @@
+//! Streams: plain ordered bytes over one sealed lane, in both directions.
+//!
+//! All streams of a migration are lanes of one session, [`Streams`]: its first connection shows
+//! who is there, the others join with a key that comes from it.
+//!
+//! ```
+//! use sealane::stream::Streams;
+//! use sealane::{Canceller, Config, EngineChoice, OneTimeSecret, Role};
+//! use std::io::{Read, Write};
+//! use std::net::Shutdown;
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let secret = OneTimeSecret::generate()?;
+//! let mut config = Config::default();
+//! config.engine = EngineChoice::Syscalls; // io_uring unless named otherwise
+//! // Any connected stream socket will do.
+//! let (near, far) = std::os::unix::net::UnixStream::pair()?;
+//! let (theirs, other) = (secret.clone(), config.clone());
+//! let target = std::thread::spawn(move || -> std::io::Result<String> {
+//!     let cancel = Canceller::default();
+//!     let (_, stream) = Streams::answer(far, Role::Target, &theirs, &other, &cancel)?;
+//!     let mut text = String::new();
+//!     (&stream).read_to_string(&mut text)?; // up to the end that the source said
+//!     Ok(text)
+//! });
+//! let cancel = Canceller::default();
+//! let (_, stream) = Streams::open(near, Role::Source, &secret, &config, &cancel)?;
+//! (&stream).write_all(b"sealed")?;
+//! stream.shutdown(Shutdown::Write)?;
+//! assert_eq!(target.join().unwrap()?, "sealed");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is with the kernel
+//!
+//! A stream has no thread. When a write returns, every byte that it took is with the kernel,
+//! whose work it is from then on: the calling thread may sleep, or end. A blocking write waits for
+//! that; a non-blocking one takes only what the socket has room for. (Where the kernel, short of
+//! memory, then takes less than it had room for, the write waits for the rest.)
+//!
+//! # The end
+//!
+//! Each direction ends with a sealed frame that says what it carried. A connection that ends
+//! without it is an error, never an end of file: nobody can cut a stream short unseen. So a
+//! stream that is dropped before [`Stream::shutdown`] is an error at the other end.
+#![forbid(unsafe_code)]
+
+mod reading;
+mod session;
+mod writing;
+
+pub use session::Streams;
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+use crate::config::Config;
+use crate::engine::{self, EngineStatistics, Level};
+use crate::error::{Error, Result};
+use crate::lane::Lane;
+
+use reading::Reading;
+use writing::Writing;
+
+/// Ordered bytes, sealed, in both directions. One thread may read while another writes; any
+/// thread may do either, and [`Self::shutdown`] from any thread wakes both.
+pub struct Stream {
+    number: u16,
+    provider: &'static str,
+    socket: Arc<OwnedFd>,
+    writing: Mutex<Writing>,
+    reading: Mutex<Reading>,
+    nonblocking: AtomicBool,
+    read_shut: AtomicBool,
+    write_shut: AtomicBool,
+    level: OnceLock<Level>,
+}
+
+/// What a stream did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamStatistics {
+    /// Bytes that were written to it.
+    pub sent_bytes: u64,
+    /// Frames that left.
+    pub sent_frames: u64,
+    /// Bytes that were opened.
+    pub received_bytes: u64,
+    /// Frames that came.
+    pub received_frames: u64,
+    /// The engine's figures, both directions.
+    pub engine: EngineStatistics,
+}
+
+impl Stream {
+    fn new(
+        lane: Lane,
+        frame_bytes: usize,
+        provider: &'static str,
+        config: &Config,
+    ) -> Result<Self> {
+        let Lane { index, socket, sealer, opener } = lane;
+        let writing = Writing::new(config, frame_bytes, Arc::clone(&socket), sealer, index)?;
+        let reading = Reading::new(config, frame_bytes, Arc::clone(&socket), opener, index)?;
+        Ok(Self {
+            number: index,
+            provider,
+            socket,
+            writing: Mutex::new(writing),
+            reading: Mutex::new(reading),
+            nonblocking: AtomicBool::new(false),
+            read_shut: AtomicBool::new(false),
+            write_shut: AtomicBool::new(false),
+            level: OnceLock::new(),
+        })
+    }
+
+    /// Its place among the streams of its session, from 0.
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// Who seals it.
+    pub fn provider(&self) -> &'static str {
+        self.provider
+    }
+
+    /// Whether reads and writes return [`io::ErrorKind::WouldBlock`] where they would wait. A
+    /// call that is waiting goes on waiting. Off at first.
+    pub fn set_nonblocking(&self, nonblocking: bool) {
+        self.nonblocking.store(nonblocking, Ordering::Release);
+    }
+
+    /// Reads what is there into the first buffers, as [`Read::read`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::UnexpectedEof`] where the connection ended before the stream did,
+    /// [`io::ErrorKind::InvalidData`] where a frame did not verify; the [`Error`] is inside
+    /// ([`io::Error::get_ref`]). The stream reads nothing more after that.
+    pub fn read_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.reading(|reading, now, shut| {
+            let wanted = buffers.iter().any(|buffer| !buffer.is_empty());
+            if !wanted || !reading.has_bytes(now, shut)? {
+                return Ok(0);
+            }
+            Ok(buffers.iter_mut().map(|buffer| reading.take(buffer)).sum())
+        })
+    }
+
+    /// Copies the next opened bytes and leaves them for the next read. 0 is the end of the
+    /// stream; else at least one byte, and not always as many as there are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read_vectored`].
+    pub fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.reading(|reading, now, shut| {
+            if buffer.is_empty() || !reading.has_bytes(now, shut)? {
+                return Ok(0);
+            }
+            Ok(reading.peek(buffer))
+        })
+    }
+
+    /// Writes the buffers: whole frames are filled, sealed and sent while the kernel still takes
+    /// the one before; what is left goes out at once. Blocking, all of it is taken.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::BrokenPipe`] after [`Self::shutdown`] or where the connection has ended.
+    /// The stream takes nothing more after an error but [`io::ErrorKind::WouldBlock`].
+    pub fn write_vectored(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut writing = lock(&self.writing);
+        if self.write_shut.load(Ordering::Acquire) {
+            return Err(writing::shut_down());
+        }
+        let now = self.nonblocking.load(Ordering::Acquire);
+        writing.write(&self.socket, buffers, now, &self.write_shut)
+    }
+
+    /// Ends a direction, or both.
+    ///
+    /// `Write` says the end of the stream to the other end, which reads what was written before
+    /// and then 0; waits, where the stream is blocking, until the kernel has it. `Read` lets reads
+    /// return 0. `Both` does both and never waits: where the kernel has no room, or another thread
+    /// is writing, the end is not said and the other end sees an error. A thread that waits in
+    /// [`Self::read_vectored`] or [`Self::write_vectored`] wakes.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::WouldBlock`] for `Write` on a non-blocking stream without room; what kept
+    /// the end from being said. The direction has ended then all the same, but for `WouldBlock`.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        if how != Shutdown::Write {
+            self.read_shut.store(true, Ordering::Release);
+        }
+        let mut said = Ok(());
+        if how != Shutdown::Read {
+            let writing = self.writing.try_lock();
+            if writing.is_err() {
+                self.write_shut.store(true, Ordering::Release);
+            }
+            said = match writing {
+                Ok(mut writing) => {
+                    let now = how == Shutdown::Both || self.nonblocking.load(Ordering::Acquire);
+                    writing.end(&self.socket, now, &self.write_shut)
+                }
+                Err(_) => Err(writing::shut_down()),
+            };
+            let would_block = |e: &io::Error| e.kind() == io::ErrorKind::WouldBlock;
+            if how == Shutdown::Write && said.as_ref().is_err_and(would_block) {
+                return said;
+            }
+            self.write_shut.store(true, Ordering::Release);
+        }
+        engine::shutdown_one(&self.socket, how);
+        said
+    }
+
+    /// A descriptor that poll(2) calls readable (POLLIN) while a read would not wait, for loops
+    /// that look at levels. Bytes that were opened and wait here do not show in the socket.
+    /// Writability is the socket's own ([`Self::as_fd`], POLLOUT).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] where there is no descriptor left.
+    pub fn read_ready_fd(&self) -> Result<BorrowedFd<'_>> {
+        if self.level.get().is_none() {
+            let level = Level::new(&self.socket)?;
+            let reading = lock(&self.reading);
+            level.hold(reading.has_more());
+            // Where another thread was faster its descriptor is the one.
+            let _ = self.level.set(level);
+        }
+        Ok(self.level.get().expect("set above").as_fd())
+    }
+
+    /// What it did until now. Waits for a read and a write that are going on.
+    pub fn statistics(&self) -> StreamStatistics {
+        let (sent_bytes, sent_frames, out) = lock(&self.writing).statistics();
+        let (received_bytes, received_frames, into) = lock(&self.reading).statistics();
+        let engine = EngineStatistics {
+            system_calls: out.system_calls + into.system_calls,
+            zero_copy_kept: out.zero_copy_kept,
+            zero_copy_copied: out.zero_copy_copied,
+        };
+        StreamStatistics { sent_bytes, sent_frames, received_bytes, received_frames, engine }
+    }
+
+    fn reading(
+        &self,
+        step: impl FnOnce(&mut Reading, bool, &AtomicBool) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut reading = lock(&self.reading);
+        let now = self.nonblocking.load(Ordering::Acquire);
+        let result = step(&mut reading, now, &self.read_shut);
+        if let Some(level) = self.level.get() {
+            level.hold(reading.has_more());
+        }
+        result
+    }
+}
+
+/// A panic of ours in one half leaves it as it was; its next call fails by itself.
+fn lock<T>(half: &Mutex<T>) -> MutexGuard<'_, T> {
+    half.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// The socket: writable (POLLOUT) when a write would take something. For reads, readable once
+/// after each [`io::ErrorKind::WouldBlock`], as loops that look at edges want it; see
+/// [`Stream::read_ready_fd`].
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Read for &Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Stream::read_vectored(self, &mut [IoSliceMut::new(buffer)])
+    }
+
+    fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        Stream::read_vectored(self, buffers)
+    }
+}
+
+impl Write for &Stream {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        Stream::write_vectored(self, &[IoSlice::new(buffer)])
+    }
+
+    fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        Stream::write_vectored(self, buffers)
+    }
+
+    /// Nothing waits here: see the head of this module.
+    fn flush(&mut self) -> io::Result<()> {
+        lock(&self.writing).check()
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(buffer)
+    }
+
+    fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        Stream::read_vectored(self, buffers)
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        (&*self).write(buffer)
+    }
+
+    fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        Stream::write_vectored(self, buffers)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (&*self).flush()
+    }
+}
+
+/// Why a half does nothing more.
+struct Failure {
+    kind: io::ErrorKind,
+    text: String,
+}
+
+impl Failure {
+    fn again(&self) -> io::Error {
+        io::Error::new(self.kind, format!("the stream failed before: {}", self.text))
+    }
+
+    /// Keeps what can be said again of an error that is given out now.
+    fn keep(into: &mut Option<Self>, error: Error) -> io::Error {
+        let text = error.to_string();
+        let error = io::Error::from(error);
+        *into = Some(Self { kind: error.kind(), text });
+        error
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,277 @@
+//! A session of streams: the first connection authenticates, the others join it.
+
+use std::collections::HashSet;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+
+use super::Stream;
+use crate::cancel::Canceller;
+use crate::config::{Config, STREAMS_MAX};
+use crate::error::{Error, PeerError, Result, SystemError};
+use crate::establish::{Listener, Session, Shake, Use, connect, tune_if_tcp};
+use crate::lane::Lane;
+use crate::trust::{self, OneTimeSecret};
+use crate::wire::{DiallerHello, Role};
+
+/// Streams that belong together. Clones are the same session.
+///
+/// One end dials its connections ([`Self::open`], [`Self::join`]), the other accepts them
+/// ([`Self::answer`], [`Self::admit`]), whichever of them is source or target. Sockets are handed
+/// over connected; [`Self::dial`], [`Self::dial_next`], [`Listener::accept_streams`] and
+/// [`Listener::next_stream`] make them too.
+#[derive(Clone)]
+pub struct Streams(Arc<Shared>);
+
+struct Shared {
+    session: Session,
+    secret: OneTimeSecret,
+    config: Config,
+    numbers: Mutex<HashSet<u16>>,
+}
+
+impl Streams {
+    /// Opens a session over a connected stream socket, as the end that dialled. Blocks until the
+    /// other end has shown that it holds the secret, at most `config.handshake_timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`PeerError::NotAuthenticated`] where it does not, [`PeerError::Refused`] with its reason;
+    /// [`Error::System`] where an engine cannot be made.
+    pub fn open(
+        socket: impl Into<OwnedFd>,
+        role: Role,
+        secret: &OneTimeSecret,
+        config: &Config,
+        cancel: &Canceller,
+    ) -> Result<(Self, Stream)> {
+        config.check()?;
+        let shake = Shake::begin(role, Use::Streams, config, cancel);
+        let (session, lane) = shake.open(adopt(socket.into(), config)?, secret)?;
+        Self::new(session, secret, config).with(lane)
+    }
+
+    /// Opens a session over a connected stream socket, as the end that accepted it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub fn answer(
+        socket: impl Into<OwnedFd>,
+        role: Role,
+        secret: &OneTimeSecret,
+        config: &Config,
+        cancel: &Canceller,
+    ) -> Result<(Self, Stream)> {
+        config.check()?;
+        secret.check_unspent()?;
+        let shake = Shake::begin(role, Use::Streams, config, cancel);
+        let mut socket = adopt(socket.into(), config)?;
+        let message = shake.first_message(&mut socket)?;
+        let Ok(DiallerHello::Open(hello, clear, noise)) = DiallerHello::parse(&message) else {
+            return Err(stranger("its first message opens no session"));
+        };
+        let listener = trust::Listener::new(secret, &clear, &noise)?;
+        match shake.answer(socket, &hello, listener, secret)? {
+            Some((session, lane)) => Self::new(session, secret, config).with(lane),
+            None => Err(stranger("it went away during the handshake")),
+        }
+    }
+
+    /// One more stream over a connected socket, as the end that dialled.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`]; [`Error::Misuse`] after 4096 streams.
+    pub fn join(&self, socket: impl Into<OwnedFd>, cancel: &Canceller) -> Result<Stream> {
+        let lane = self.join_lane(adopt(socket.into(), &self.0.config)?, cancel)?;
+        self.stream(lane)
+    }
+
+    /// One more stream over a connected socket, as the end that accepted it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub fn admit(&self, socket: impl Into<OwnedFd>, cancel: &Canceller) -> Result<Stream> {
+        let shake = self.shake(cancel);
+        let mut socket = adopt(socket.into(), &self.0.config)?;
+        let message = shake.first_message(&mut socket)?;
+        let Ok(DiallerHello::Join(hello)) = DiallerHello::parse(&message) else {
+            return Err(stranger("its first message joins no session"));
+        };
+        let lane = shake.admit(&self.0.session, socket, &hello, |lane| self.number_is_new(lane))?;
+        self.stream(lane.ok_or_else(|| stranger("its request for a stream does not verify"))?)
+    }
+
+    /// Connects to a listener and opens a session.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`]; [`Error::System`] where nothing listens there.
+    pub fn dial(
+        address: &str,
+        role: Role,
+        secret: &OneTimeSecret,
+        config: &Config,
+        cancel: &Canceller,
+    ) -> Result<(Self, Stream)> {
+        let (streams, lane) = Self::dial_lane(address, role, secret, config, cancel)?;
+        streams.with(lane)
+    }
+
+    /// Connects to the listener once more: one more stream.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::join`] and [`Self::dial`].
+    pub fn dial_next(&self, address: &str, cancel: &Canceller) -> Result<Stream> {
+        self.dial_next_lane(address, cancel).and_then(|lane| self.stream(lane))
+    }
+
+    /// Says that the migration is complete: the secret opens no other session in this process.
+    pub fn complete(&self) {
+        self.0.session.spent.set();
+    }
+
+    /// A name of this migration that both ends know and nobody else.
+    pub fn migration_id(&self) -> [u8; 16] {
+        self.0.session.migration_id()
+    }
+
+    /// Bytes of a full frame's payload.
+    pub fn frame_bytes(&self) -> usize {
+        self.0.session.frame_bytes
+    }
+
+    /// Who seals.
+    pub fn provider(&self) -> &'static str {
+        self.0.session.provider.name()
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    pub(crate) fn dial_lane(
+        address: &str,
+        role: Role,
+        secret: &OneTimeSecret,
+        config: &Config,
+        cancel: &Canceller,
+    ) -> Result<(Self, Lane)> {
+        config.check()?;
+        secret.check_unspent()?;
+        let shake = Shake::begin(role, Use::Streams, config, cancel);
+        let socket = connect(address, config, shake.deadline)?;
+        let (session, lane) = shake.open(socket, secret)?;
+        Ok((Self::new(session, secret, config), lane))
+    }
+
+    pub(crate) fn dial_next_lane(&self, address: &str, cancel: &Canceller) -> Result<Lane> {
+        let socket = connect(address, &self.0.config, self.shake(cancel).deadline)?;
+        self.join_lane(socket, cancel)
+    }
+
+    fn join_lane(&self, socket: TcpStream, cancel: &Canceller) -> Result<Lane> {
+        let number = {
+            let mut numbers = self.numbers();
+            let number = numbers.len() as u16;
+            if number == STREAMS_MAX || !numbers.insert(number) {
+                let text = format!("{STREAMS_MAX} streams were opened in this session, the limit");
+                return Err(Error::Misuse(text));
+            }
+            number
+        };
+        self.shake(cancel).join(&self.0.session, socket, number)
+    }
+
+    fn new(session: Session, secret: &OneTimeSecret, config: &Config) -> Self {
+        let (secret, config) = (secret.clone(), config.clone());
+        let numbers = Mutex::new(HashSet::from([0]));
+        Self(Arc::new(Shared { session, secret, config, numbers }))
+    }
+
+    fn with(self, lane: Lane) -> Result<(Self, Stream)> {
+        let stream = self.stream(lane)?;
+        Ok((self, stream))
+    }
+
+    fn stream(&self, lane: Lane) -> Result<Stream> {
+        Stream::new(lane, self.frame_bytes(), self.provider(), &self.0.config)
+    }
+
+    fn shake<'a>(&'a self, cancel: &'a Canceller) -> Shake<'a> {
+        Shake::begin(self.0.session.role, Use::Streams, &self.0.config, cancel)
+    }
+
+    /// Each number is joined once, in any order: joins may cross.
+    fn number_is_new(&self, lane: u16) -> bool {
+        lane < STREAMS_MAX && self.numbers().insert(lane)
+    }
+
+    fn numbers(&self) -> std::sync::MutexGuard<'_, HashSet<u16>> {
+        self.0.numbers.lock().expect("no panic while it is held")
+    }
+}
+
+impl Listener {
+    /// Waits for a peer that holds the secret and opens a session of streams. Strangers get no
+    /// answer and do not end the wait; only `cancel` does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Listener::accept`].
+    pub fn accept_streams(
+        &mut self,
+        role: Role,
+        secret: &OneTimeSecret,
+        config: &Config,
+        cancel: &Canceller,
+    ) -> Result<(Streams, Stream)> {
+        let (streams, lane) = self.accept_lane(role, secret, config, cancel)?;
+        streams.with(lane)
+    }
+
+    /// Waits for one more stream of a session.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cancelled`]; [`PeerError::Protocol`] where the other end joins a number twice.
+    pub fn next_stream(&mut self, streams: &Streams, cancel: &Canceller) -> Result<Stream> {
+        self.next_lane(streams, cancel).and_then(|lane| streams.stream(lane))
+    }
+
+    pub(crate) fn accept_lane(
+        &mut self,
+        role: Role,
+        secret: &OneTimeSecret,
+        config: &Config,
+        cancel: &Canceller,
+    ) -> Result<(Streams, Lane)> {
+        let (session, lane) = self.open(role, Use::Streams, secret, config, cancel)?;
+        Ok((Streams::new(session, secret, config), lane))
+    }
+
+    pub(crate) fn next_lane(&mut self, streams: &Streams, cancel: &Canceller) -> Result<Lane> {
+        let Shared { session, secret, .. } = &*streams.0;
+        let shake = streams.shake(cancel);
+        let admits = |lane| streams.number_is_new(lane);
+        let joined = self.join(session, secret, &shake, None, admits)?;
+        Ok(joined.expect("it waits without a deadline"))
+    }
+}
+
+/// A socket that somebody else connected. `TcpStream` is only the type that reads and writes it:
+/// both are recv(2) and send(2), whatever its family.
+fn adopt(socket: OwnedFd, config: &Config) -> Result<TcpStream> {
+    tune_if_tcp(&socket, config)?;
+    let socket = TcpStream::from(socket);
+    let failed = |e| SystemError::from_io("fcntl", "stream", &e);
+    socket.set_nonblocking(true).map_err(failed)?;
+    Ok(socket)
+}
+
+fn stranger(reason: &'static str) -> Error {
+    PeerError::NotAuthenticated { reason }.into()
+}

@@ -1,0 +1,231 @@
+//! The writing half of a stream.
+
+use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Failure;
+use crate::buffer::{Pool, Slot};
+use crate::config::{Config, ZeroCopy};
+use crate::engine::{self, Callers, Endpoint, EngineSetup, EngineStatistics, send_room_bytes};
+use crate::error::{ConfigError, Error, PeerError, Result, SystemError};
+use crate::lane::{Sender, blame};
+use crate::seal::Sealer;
+use crate::wire::{Control, HEADER_FIXED_BYTES, PREFIX_BYTES, TAG_BYTES};
+
+/// Bytes of a frame beside its payload.
+const AROUND_BYTES: usize = PREFIX_BYTES + HEADER_FIXED_BYTES + 2 * TAG_BYTES;
+/// A non-blocking write ends rather than to seal so little of what is left.
+const PIECE_BYTES_MIN: usize = 4096;
+/// How often a wait for the network looks whether the stream was shut down.
+const TICK: Duration = Duration::from_millis(20);
+
+pub(super) struct Writing {
+    sender: Sender,
+    lane: u16,
+    bytes: u64,
+    ended: bool,
+    failed: Option<Failure>,
+    requires_zero_copy: bool,
+}
+
+impl Writing {
+    pub(super) fn new(
+        config: &Config,
+        frame_bytes: usize,
+        socket: Arc<OwnedFd>,
+        sealer: Sealer,
+        lane: u16,
+    ) -> Result<Self> {
+        let pool = Pool::new(config.slots_per_lane, frame_bytes)?;
+        let to = Endpoint::of_lane(socket, lane);
+        let engine = engine::open(&EngineSetup {
+            choice: config.engine,
+            zero_copy: config.zero_copy,
+            sqpoll: false,
+            pool: &pool,
+            register: config.zero_copy != ZeroCopy::Off,
+            callers: Callers::Any,
+            from: to.clone(),
+            to,
+        })?;
+        let sender = Sender::new(engine, pool, sealer, lane);
+        let requires_zero_copy = config.zero_copy == ZeroCopy::Require;
+        Ok(Self { sender, lane, bytes: 0, ended: false, failed: None, requires_zero_copy })
+    }
+
+    pub(super) fn check(&self) -> io::Result<()> {
+        match &self.failed {
+            Some(failure) => Err(failure.again()),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn write(
+        &mut self,
+        socket: &OwnedFd,
+        buffers: &[IoSlice<'_>],
+        now: bool,
+        shut: &AtomicBool,
+    ) -> io::Result<usize> {
+        self.check()?;
+        if self.ended {
+            return Err(shut_down());
+        }
+        if now && self.requires_zero_copy {
+            return Err(must_block());
+        }
+        // A slot that the network keeps would not show in poll(2).
+        self.sender.allow_zero_copy(!now);
+        let total: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        let mut cursor = Cursor { buffers, at: 0 };
+        let mut written = 0;
+        while written < total {
+            let mut piece = (total - written).min(self.sender.frame_bytes());
+            if now {
+                piece = piece.min(self.room(socket));
+                let no_slot = !self.reclaim().map_err(|e| self.fail(e))?;
+                if piece == 0
+                    || no_slot
+                    || (written > 0 && piece < PIECE_BYTES_MIN.min(total - written))
+                {
+                    break;
+                }
+            }
+            let sent = self.send(piece, &mut cursor, shut);
+            sent.map_err(|e| self.fail(e))?;
+            written += piece;
+        }
+        if written == 0 && total > 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.drain().map_err(|e| self.fail(e))?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    /// Says the end of the stream. `now` does not wait.
+    pub(super) fn end(&mut self, socket: &OwnedFd, now: bool, shut: &AtomicBool) -> io::Result<()> {
+        if self.ended {
+            return Ok(());
+        }
+        self.check()?;
+        if now && self.room(socket) == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let (frames, bytes) = (self.sender.frames(), self.bytes);
+        if now && !self.reclaim().map_err(|e| self.fail(e))? {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let said = self.slot(shut).and_then(|slot| {
+            self.drain()?;
+            self.sender.send_control(slot, Control::StreamEnd { frames, bytes }, &[])?;
+            self.drain()
+        });
+        said.map_err(|e| self.fail(e))?;
+        self.ended = true;
+        Ok(())
+    }
+
+    pub(super) fn statistics(&self) -> (u64, u64, EngineStatistics) {
+        let (.., engine) = self.sender.statistics();
+        (self.bytes, self.sender.frames(), engine)
+    }
+
+    /// Payload bytes that the socket has room for.
+    fn room(&self, socket: &OwnedFd) -> usize {
+        let room = send_room_bytes(socket);
+        if room == 0 { 0 } else { room.saturating_sub(AROUND_BYTES).max(1) }
+    }
+
+    /// Fills and seals one frame while the kernel may still take the one before, and sends it.
+    fn send(&mut self, bytes: usize, from: &mut Cursor<'_>, shut: &AtomicBool) -> Result<()> {
+        let mut slot = self.slot(shut)?;
+        from.copy(&mut slot.payload_mut()[..bytes]);
+        let sealed = self.sender.seal_stream(slot, bytes)?;
+        self.drain()?;
+        self.sender.send_sealed(sealed)
+    }
+
+    /// Whether a slot is free, after a look at what the network gave back.
+    fn reclaim(&mut self) -> Result<bool> {
+        match self.sender.take_slot() {
+            Some(_) => Ok(true),
+            None => {
+                self.sender.step(Some(Instant::now()))?;
+                Ok(self.sender.take_slot().is_some())
+            }
+        }
+    }
+
+    /// A free slot, as soon as the network gives one back. That no shutdown would wake.
+    fn slot(&mut self, shut: &AtomicBool) -> Result<Slot> {
+        loop {
+            if let Some(slot) = self.sender.take_slot() {
+                return Ok(slot);
+            }
+            if shut.load(Ordering::Acquire) {
+                return Err(SystemError::from_errno("send", "stream", libc::EPIPE).into());
+            }
+            self.sender.step(Some(Instant::now() + TICK))?;
+        }
+    }
+
+    /// Waits until the kernel has everything.
+    fn drain(&mut self) -> Result<()> {
+        while !self.sender.can_send() {
+            self.sender.step(None)?;
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, error: Error) -> io::Error {
+        let error = blame(error, self.lane, self.sender.frames());
+        let closed = matches!(error, Error::Peer(PeerError::Closed { .. }));
+        let failed = Failure::keep(&mut self.failed, error);
+        if !closed {
+            return failed;
+        }
+        // As a socket's writer knows it.
+        self.failed.iter_mut().for_each(|failure| failure.kind = io::ErrorKind::BrokenPipe);
+        io::Error::new(io::ErrorKind::BrokenPipe, failed)
+    }
+}
+
+/// Walks over buffers.
+struct Cursor<'a> {
+    buffers: &'a [IoSlice<'a>],
+    at: usize,
+}
+
+impl Cursor<'_> {
+    fn copy(&mut self, mut into: &mut [u8]) {
+        while !into.is_empty() {
+            let rest = &self.buffers[0][self.at..];
+            let bytes = rest.len().min(into.len());
+            let (front, back) = into.split_at_mut(bytes);
+            front.copy_from_slice(&rest[..bytes]);
+            into = back;
+            self.at += bytes;
+            if self.at == self.buffers[0].len() {
+                (self.buffers, self.at) = (&self.buffers[1..], 0);
+            }
+        }
+    }
+}
+
+pub(super) fn shut_down() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the stream was shut down at this end")
+}
+
+fn must_block() -> io::Error {
+    let error = ConfigError {
+        key: "zero_copy = require",
+        found: "a non-blocking stream".to_owned(),
+        wanted: "a blocking one: poll(2) does not know what the network still holds".to_owned(),
+        remedy: "zero_copy = auto, or blocking writes".to_owned(),
+    };
+    Error::from(error).into()
+}
