@@ -10,6 +10,7 @@ mod ready;
 mod syscalls;
 mod uring;
 
+use std::collections::VecDeque;
 use std::net::Shutdown;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -146,6 +147,7 @@ pub trait Engine: Send {
     fn register_file(&mut self, file: Arc<OwnedFd>, subject: &str) -> Result<FileId>;
 
     /// Sends a range of a slot whole, without SIGPIPE. One at a time: see [`Self::can_send`].
+    /// An error that waits to be told, of whatever operation, is told here.
     fn send(&mut self, slot: Slot, range: Range<usize>) -> Result<()>;
 
     /// Whether the last send was taken.
@@ -199,6 +201,14 @@ pub fn shutdown_one(socket: &OwnedFd, how: Shutdown) {
     // SAFETY: shutdown on a descriptor that `socket` keeps open. An error says that it is not
     // connected any more, which is what was wanted.
     unsafe { libc::shutdown(socket.as_raw_fd(), how) };
+}
+
+/// Takes the first error out of what waits to be told.
+fn first_error(done: &mut VecDeque<Result<Done>>) -> Result<()> {
+    match done.iter().position(Result::is_err) {
+        Some(at) => done.remove(at).expect("just found").map(drop),
+        None => Ok(()),
+    }
 }
 
 fn socket_error(operation: &'static str, endpoint: &Endpoint, errno: i32) -> Error {

@@ -76,9 +76,8 @@ impl Level {
     ///
     /// [`crate::Error::System`] where there is no descriptor left.
     pub fn new(socket: &Arc<OwnedFd>) -> Result<Self> {
-        let failed = |operation| {
-            move |e: nix::Error| SystemError::from_errno(operation, "stream", e as i32)
-        };
+        let failed =
+            |operation| move |e: nix::Error| SystemError::from_errno(operation, "stream", e as i32);
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed("epoll_create1"))?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let event = EventFd::from_flags(flags).map_err(failed("eventfd"))?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     Done, Endpoint, Engine, EngineSetup, EngineStatistics, Extent, FileId, Until, file_error,
-    no_progress, socket_error,
+    first_error, no_progress, socket_error,
 };
 use crate::buffer::Slot;
 use crate::error::{Error, Result};
@@ -195,10 +195,11 @@ impl Engine for Syscalls {
         if self.sending.is_some() {
             return Err(Error::Misuse("one send at a time".to_owned()));
         }
+        first_error(&mut self.done)?;
         let bytes = range.len();
         self.sending = Some(Transfer { slot, range, bytes });
         self.advance_send();
-        Ok(())
+        first_error(&mut self.done)
     }
 
     fn can_send(&self) -> bool {

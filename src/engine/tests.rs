@@ -238,9 +238,9 @@ fn zero_copy_required_is_an_error_where_the_kernel_copies() {
         let mut all = Vec::new();
         let _ = peer.read_to_end(&mut all);
     });
-    engine.send(pool.take().unwrap(), 0..PAYLOAD).unwrap();
+    let mut sent = engine.send(pool.take().unwrap(), 0..PAYLOAD);
     let error = loop {
-        match engine.complete(soon()) {
+        match std::mem::replace(&mut sent, Ok(())).and_then(|()| engine.complete(soon())) {
             Ok(Some(_)) => {}
             Ok(None) => panic!("loopback copies and says so"),
             Err(error) => break error.to_string(),
@@ -251,6 +251,21 @@ fn zero_copy_required_is_an_error_where_the_kernel_copies() {
     drop(engine);
     shutdown(&socket);
     reader.join().unwrap();
+}
+
+#[test]
+fn a_send_that_is_refused_at_once_says_so_itself() {
+    for choice in BOTH {
+        let (socket, _peer) = sockets();
+        let pool = Pool::new(2, PAYLOAD).unwrap();
+        let mut engine = with_zero_copy(choice, &pool, &socket, ZeroCopy::Off);
+        shutdown(&socket);
+        // Whoever looks only at `can_send` would take it for sent.
+        let error = engine.send(pool.take().unwrap(), 0..PAYLOAD).unwrap_err();
+        let Error::System(error) = error else { panic!("{error}") };
+        assert_eq!(error.errno, libc::EPIPE, "{choice:?}");
+        assert!(engine.can_send());
+    }
 }
 
 #[test]

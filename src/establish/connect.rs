@@ -62,7 +62,6 @@ pub(super) fn tune(socket: &impl AsFd, config: &Config) -> Result<()> {
     Ok(())
 }
 
-
 /// As for a lane's own connection, where the socket is of TCP.
 pub fn tune_if_tcp(socket: &OwnedFd, config: &Config) -> Result<()> {
     let protocol = nix::sys::socket::getsockname::<SockaddrStorage>(socket.as_raw_fd())

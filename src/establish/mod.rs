@@ -29,7 +29,8 @@ fn wait(fds: &[(BorrowedFd<'_>, PollFlags)], deadline: Option<Instant>) {
     let mut fds: Vec<_> = fds.iter().map(|(fd, events)| PollFd::new(*fd, *events)).collect();
     // A millisecond more than is left, so that the wait does not spin. An error is looked at by
     // the operation that follows.
-    let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::ZERO);
+    let timeout =
+        PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::ZERO);
     let _ = poll(&mut fds, timeout);
 }
 

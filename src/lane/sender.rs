@@ -9,7 +9,8 @@ use crate::engine::{Done, Engine, EngineStatistics, Extent, FileId, Until};
 use crate::error::Result;
 use crate::seal::Sealer;
 use crate::wire::{
-    Control, HEAD_BYTES_MAX, HEADER_FIXED_BYTES, PREFIX_BYTES, PageRun, Prefix, TAG_BYTES, encode_pages,
+    Control, HEAD_BYTES_MAX, HEADER_FIXED_BYTES, PREFIX_BYTES, PageRun, Prefix, TAG_BYTES,
+    encode_pages,
 };
 
 /// A frame that is ready to leave.

@@ -217,9 +217,7 @@ impl StreamReceiver {
         self.start = head + body;
         let payload = head..head + prefix.payload_bytes();
         match control {
-            Control::Cancel { .. } => {
-                Ok(StreamEvent::Cancelled(self.payload(payload).to_vec()))
-            }
+            Control::Cancel { .. } => Ok(StreamEvent::Cancelled(self.payload(payload).to_vec())),
             Control::Stream { .. } if !self.ended => {
                 self.stream_bytes += payload.len() as u64;
                 Ok(StreamEvent::Data(payload))

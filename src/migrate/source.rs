@@ -8,12 +8,9 @@ use std::time::Instant;
 use crossbeam::channel::{self, Receiver, Sender};
 
 use super::source_lane::{Ended, Order, SourceLane};
-use super::{
-    Bandwidth, EVENTS, LaneStatistics, Lanes, Progress, Shared, TICK, Threads,
-    tell,
-};
-use crate::cancel::Canceller;
+use super::{Bandwidth, EVENTS, LaneStatistics, Lanes, Progress, Shared, TICK, Threads, tell};
 use crate::buffer::{HEAD_BYTES, Pool};
+use crate::cancel::Canceller;
 use crate::config::{Config, PAGE_BYTES, STRIPE_BYTES};
 use crate::engine::{self, Callers, Endpoint, EngineSetup};
 use crate::error::{Error, PeerError, Result, ended_by_peer};

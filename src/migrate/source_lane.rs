@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender as ChannelSender};
 
-use super::{Bandwidth, GRACE, HEARTBEAT, LaneStatistics, Shared, TICK, };
+use super::{Bandwidth, GRACE, HEARTBEAT, LaneStatistics, Shared, TICK};
 use crate::buffer::{HEAD_BYTES, Slot};
 use crate::config::PAGE_BYTES;
 use crate::engine::{Extent, FileId};

@@ -7,12 +7,9 @@ use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 
 use super::source::engine_setup;
 use super::target_lane::{Regions, TargetLane, Work};
-use super::{
-    EVENTS, GRACE, HEARTBEAT, LaneStatistics, Lanes, Progress, Shared, TICK, Threads,
-    
-};
-use crate::cancel::Canceller;
+use super::{EVENTS, GRACE, HEARTBEAT, LaneStatistics, Lanes, Progress, Shared, TICK, Threads};
 use crate::buffer::Pool;
+use crate::cancel::Canceller;
 use crate::config::{Config, PAGE_BYTES};
 use crate::engine;
 use crate::error::{Error, PeerError, Result};

@@ -83,7 +83,10 @@ impl Uring {
                 ZeroCopySend::Off => {}
                 ZeroCopySend::Trying => {
                     self.zero_copy = ZeroCopySend::Off;
-                    tracing::debug!(to = &*self.to.name, "the kernel copied: plain sends from here");
+                    tracing::debug!(
+                        to = &*self.to.name,
+                        "the kernel copied: plain sends from here"
+                    );
                 }
             }
         }

@@ -19,7 +19,9 @@ use std::time::{Duration, Instant};
 use io_uring::types::{CancelBuilder, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 
-use super::{Done, Endpoint, Engine, EngineSetup, EngineStatistics, Extent, FileId, Until};
+use super::{
+    Done, Endpoint, Engine, EngineSetup, EngineStatistics, Extent, FileId, Until, first_error,
+};
 use crate::buffer::Slot;
 use crate::config::{PAGE_BYTES, ZeroCopy};
 use crate::error::{Error, Result, SystemError};
@@ -306,9 +308,7 @@ impl Engine for Uring {
             return Err(Error::Misuse("one send at a time".to_owned()));
         }
         // What went wrong while nobody waited, a zero-copy send that was copied for one.
-        if let Some(at) = self.done.iter().position(Result::is_err) {
-            return self.done.remove(at).expect("just found").map(drop);
-        }
+        first_error(&mut self.done)?;
         self.sending = true;
         let bytes = range.len();
         let transfer = Transfer { slot, range, bytes };
@@ -323,7 +323,9 @@ impl Engine for Uring {
             false => Operation::Send(transfer),
         })?;
         self.enter(0, None)?;
-        self.reap()
+        self.reap()?;
+        // Refused at once: nobody need wait to learn it.
+        first_error(&mut self.done)
     }
 
     fn can_send(&self) -> bool {

@@ -4,8 +4,8 @@ use std::os::fd::AsRawFd;
 
 use io_uring::{IoUring, opcode, register};
 
-use super::super::{EngineSetup, Callers};
 use super::super::probe::MemoryLock;
+use super::super::{Callers, EngineSetup};
 use crate::config::ZeroCopy;
 use crate::error::{ConfigError, Error, Result, SystemError};
 use crate::wire::REGIONS_MAX;
@@ -29,7 +29,8 @@ pub(in super::super) const OPERATIONS: [(&str, u8); 6] = [
 
 /// A ring with pool, socket and room for files registered, every operation probed.
 pub(super) fn for_lane(setup: &EngineSetup<'_>) -> Result<IoUring> {
-    let ring = ring(setup.sqpoll, setup.callers).map_err(|e| refused("io_uring_setup", &e, setup))?;
+    let ring =
+        ring(setup.sqpoll, setup.callers).map_err(|e| refused("io_uring_setup", &e, setup))?;
     let submitter = ring.submitter();
     let mut probe = register::Probe::new();
     submitter
