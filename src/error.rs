@@ -4,6 +4,7 @@
 //! remedy. Nothing a peer sent is repeated before the peer was authenticated.
 
 use std::fmt;
+use std::sync::{Mutex, MutexGuard};
 
 /// The result of every fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -222,6 +223,62 @@ impl Error {
     pub fn is_cancelled(&self) -> bool {
         matches!(self, Self::Cancelled { .. })
     }
+}
+
+/// Why a session ends, collected from all of its threads.
+#[derive(Debug, Default)]
+pub(crate) struct FirstError(Mutex<Option<Error>>);
+
+impl FirstError {
+    /// Keeps an error. The first one stays, but for a lane that was closed: what the other end
+    /// said of it is the better answer, whichever thread was faster.
+    pub(crate) fn note(&self, error: Error) {
+        tracing::debug!(%error, "a part of the session failed");
+        let mut first = self.lock();
+        let said = matches!(
+            error,
+            Error::Cancelled { by: CancelledBy::Peer } | Error::Peer(PeerError::Refused(_))
+        );
+        match &*first {
+            Some(Error::Peer(PeerError::Closed { .. })) if said => *first = Some(error),
+            Some(_) => {}
+            None => *first = Some(error),
+        }
+    }
+
+    /// What the other end is told where this one fails.
+    pub(crate) fn reason(&self) -> String {
+        match &*self.lock() {
+            Some(Error::Cancelled { .. }) | None => String::new(),
+            // A peer that broke the rules or went away need not hear about it.
+            Some(Error::Peer(_) | Error::Unseal { .. }) => "protocol error".to_owned(),
+            Some(error) => error.to_string(),
+        }
+    }
+
+    /// Whether what the other end has to say of it may still come.
+    pub(crate) fn may_be_explained(&self) -> bool {
+        matches!(
+            &*self.lock(),
+            Some(Error::Peer(PeerError::Closed { .. }) | Error::Cancelled { by: CancelledBy::Us })
+        )
+    }
+
+    /// The error; a cancel of this end where there is none.
+    pub(crate) fn take(&self) -> Error {
+        self.lock().take().unwrap_or(Error::Cancelled { by: CancelledBy::Us })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Error>> {
+        self.0.lock().expect("no panic while it is held")
+    }
+}
+
+/// What a session fails with where one of its threads panicked.
+pub(crate) fn panicked() -> Error {
+    let text = "a thread of the session panicked: a bug of this crate, with its place on standard \
+                error";
+    Error::Misuse(text.to_owned())
 }
 
 /// A CANCEL or REFUSE of the other end, with its words.

@@ -62,6 +62,7 @@ pub mod config;
 pub mod error;
 pub mod memory;
 pub mod stream;
+pub mod tunnel;
 
 mod cancel;
 internal!(buffer, engine, establish, lane, migrate, seal, session, trust, wire);

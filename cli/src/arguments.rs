@@ -27,6 +27,9 @@ pub(crate) enum Command {
     Send(SendArguments),
     /// Receive a RAM image
     Recv(RecvArguments),
+    /// Let stock QEMU migrate by a unix socket, sealed on its way to the other host
+    #[command(subcommand)]
+    Tunnel(TunnelCommand),
     /// One-time secrets
     #[command(subcommand)]
     Secret(SecretCommand),
@@ -46,6 +49,50 @@ pub(crate) enum SecretCommand {
     },
 }
 
+#[derive(Subcommand)]
+pub(crate) enum TunnelCommand {
+    /// At the source's host: QEMU is told `migrate unix:PATH`
+    Source(TunnelSourceArguments),
+    /// At the target's host: QEMU is told `-incoming unix:PATH`
+    Target(TunnelTargetArguments),
+}
+
+#[derive(Args)]
+pub(crate) struct TunnelSourceArguments {
+    /// Where QEMU will connect to, unix:PATH: a socket is made there (mode 0600), and removed at
+    /// the end
+    #[arg(long, value_name = "unix:PATH", value_parser = unix_path)]
+    pub(crate) from: PathBuf,
+    /// Where the other end listens, HOST:PORT
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) to: String,
+    #[command(flatten)]
+    pub(crate) tunnel: TunnelOptions,
+}
+
+#[derive(Args)]
+pub(crate) struct TunnelTargetArguments {
+    /// Where to listen, ADDRESS:PORT
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: String,
+    /// Where QEMU listens, unix:PATH
+    #[arg(long, value_name = "unix:PATH", value_parser = unix_path)]
+    pub(crate) to: PathBuf,
+    #[command(flatten)]
+    pub(crate) tunnel: TunnelOptions,
+}
+
+#[derive(Args)]
+pub(crate) struct TunnelOptions {
+    /// Serve one migration after the other until a signal; each is a session of its own
+    #[arg(long, requires = "keep_secret")]
+    pub(crate) keep: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) tuning: Tuning,
+}
+
 #[derive(Args, Clone)]
 pub(crate) struct DemoArguments {
     /// Size of the guest in MiB
@@ -56,7 +103,7 @@ pub(crate) struct DemoArguments {
     #[arg(long, default_value_t = 50)]
     pub(crate) downtime_ms: u64,
     #[command(flatten)]
-    pub(crate) tuning: Tuning,
+    pub(crate) tuning: LaneTuning,
 }
 
 #[derive(Args)]
@@ -69,7 +116,7 @@ pub(crate) struct SendArguments {
     #[command(flatten)]
     pub(crate) common: Common,
     #[command(flatten)]
-    pub(crate) tuning: Tuning,
+    pub(crate) tuning: LaneTuning,
 }
 
 #[derive(Args)]
@@ -88,7 +135,7 @@ pub(crate) struct RecvArguments {
     #[command(flatten)]
     pub(crate) common: Common,
     #[command(flatten)]
-    pub(crate) tuning: Tuning,
+    pub(crate) tuning: LaneTuning,
 }
 
 #[derive(Args)]
@@ -109,16 +156,22 @@ pub(crate) struct Common {
 }
 
 #[derive(Args, Clone)]
-pub(crate) struct Tuning {
+pub(crate) struct LaneTuning {
     /// Connections, each with a thread at both ends (the source decides)
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) lanes: u16,
-    /// Payload of a frame in KiB, 64 to 1024, a multiple of 4 (the source decides)
-    #[arg(long, default_value_t = 256, value_parser = frame_kib)]
-    pub(crate) frame_kib: usize,
     /// Limit in bytes per second over all lanes, 0 for none; K, M, G for powers of 1000
     #[arg(long, value_parser = bandwidth, default_value = "0", value_name = "BYTES")]
     pub(crate) bandwidth: u64,
+    #[command(flatten)]
+    pub(crate) tuning: Tuning,
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct Tuning {
+    /// Payload of a frame in KiB, 64 to 1024, a multiple of 4 (the source decides)
+    #[arg(long, default_value_t = 256, value_parser = frame_kib)]
+    pub(crate) frame_kib: usize,
     /// Who does the AES-GCM
     #[arg(long, value_enum, default_value_t = ProviderName::Auto)]
     pub(crate) provider: ProviderName,
@@ -157,13 +210,28 @@ pub(crate) enum ZeroCopyName {
     Off,
 }
 
+impl LaneTuning {
+    /// The settings of the library.
+    pub(crate) fn config(&self) -> Config {
+        let mut config = self.tuning.config();
+        config.lanes = self.lanes;
+        config.bandwidth_bytes_per_s = self.bandwidth;
+        config
+    }
+
+    /// The same as arguments, for the target's process of the same program.
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        let mut arguments = self.tuning.arguments();
+        arguments.push(format!("--lanes={}", self.lanes));
+        arguments
+    }
+}
+
 impl Tuning {
     /// The settings of the library.
     pub(crate) fn config(&self) -> Config {
         let mut config = Config::default();
-        config.lanes = self.lanes;
         config.frame_bytes = self.frame_kib << 10;
-        config.bandwidth_bytes_per_s = self.bandwidth;
         config.provider = match self.provider {
             ProviderName::Auto => ProviderChoice::Auto,
             ProviderName::AwsLc => ProviderChoice::AwsLc,
@@ -184,13 +252,11 @@ impl Tuning {
         config
     }
 
-    /// The same as arguments, for a process of the same program.
-    pub(crate) fn arguments(&self) -> Vec<String> {
+    fn arguments(&self) -> Vec<String> {
         let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
             value().expect("no value is hidden").get_name().to_owned()
         };
         let mut arguments = vec![
-            format!("--lanes={}", self.lanes),
             format!("--frame-kib={}", self.frame_kib),
             format!("--peer-timeout={}", self.peer_timeout),
             format!("--provider={}", name(&|| self.provider.to_possible_value())),
@@ -199,6 +265,13 @@ impl Tuning {
         ];
         arguments.extend(self.congestion.iter().map(|name| format!("--congestion={name}")));
         arguments
+    }
+}
+
+fn unix_path(text: &str) -> Result<PathBuf, String> {
+    match text.strip_prefix("unix:") {
+        Some(path) if !path.is_empty() => Ok(path.into()),
+        _ => Err(format!("{text:?} is not like unix:/run/guest/migrate: QEMU's own spelling")),
     }
 }
 

@@ -7,13 +7,14 @@ mod doctor;
 mod guest;
 mod output;
 mod transfer;
+mod tunnel;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use sealane::{Canceller, Error, OneTimeSecret};
 
-use arguments::{Arguments, Command, SecretCommand};
+use arguments::{Arguments, Command, SecretCommand, TunnelCommand};
 
 /// Why the command ends, beside the library's errors.
 pub(crate) enum Failure {
@@ -39,6 +40,16 @@ impl std::fmt::Display for Failure {
 }
 
 impl Failure {
+    /// Says it to whoever listens.
+    fn tell(&self, json: bool) {
+        if json {
+            output::event(&serde_json::json!({
+                "event": "error", "message": self.to_string(), "exit": self.exit_code(),
+            }));
+        }
+        eprintln!("sealane: {self}");
+    }
+
     /// What the shell sees: docs in `sealane --help`.
     fn exit_code(&self) -> u8 {
         match self {
@@ -60,13 +71,20 @@ fn main() -> ExitCode {
         eprintln!("sealane: signals: {error}");
         return ExitCode::from(1);
     }
-    let json = matches!(&arguments.command, Command::Send(s) if s.common.json)
-        || matches!(&arguments.command, Command::Recv(r) if r.common.json);
+    let json = match &arguments.command {
+        Command::Send(send) => send.common.json,
+        Command::Recv(recv) => recv.common.json,
+        Command::Tunnel(TunnelCommand::Source(source)) => source.tunnel.common.json,
+        Command::Tunnel(TunnelCommand::Target(target)) => target.tunnel.common.json,
+        _ => false,
+    };
     let result = match arguments.command {
         Command::Demo(demo) => demo::run(&demo, &cancel),
         Command::DemoTarget(demo) => demo::run_target(&demo, &cancel),
         Command::Send(send) => transfer::send(&send, &cancel),
         Command::Recv(recv) => transfer::recv(&recv, &cancel),
+        Command::Tunnel(TunnelCommand::Source(source)) => tunnel::source(&source, &cancel),
+        Command::Tunnel(TunnelCommand::Target(target)) => tunnel::target(&target, &cancel),
         Command::Secret(SecretCommand::New { file }) => {
             OneTimeSecret::generate().and_then(|s| s.write_new(&file)).map_err(Failure::from)
         }
@@ -77,12 +95,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            if json {
-                output::event(&serde_json::json!({
-                    "event": "error", "message": failure.to_string(), "exit": failure.exit_code(),
-                }));
-            }
-            eprintln!("sealane: {failure}");
+            failure.tell(json);
             ExitCode::from(failure.exit_code())
         }
     }

@@ -269,7 +269,7 @@ fn finished(common: &Common, verb: &str, bytes: u64, begin: Instant, lanes: &[La
 }
 
 /// A secret serves one migration.
-fn spend(common: &Common) -> Result<(), Failure> {
+pub(crate) fn spend(common: &Common) -> Result<(), Failure> {
     if common.keep_secret {
         return Ok(());
     }

@@ -22,7 +22,7 @@ use crate::config::{EngineChoice, ZeroCopy};
 use crate::error::{Error, Result, SystemError};
 
 pub use probe::{MemoryLock, Operation, Probe, lane_locked_bytes};
-pub use ready::{Level, has_hung_up, send_room_bytes};
+pub use ready::{Level, send_room_bytes};
 
 /// What an engine is made of.
 pub struct EngineSetup<'a> {

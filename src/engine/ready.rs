@@ -23,7 +23,7 @@ const OVERHEAD_BYTES: usize = 4096;
 /// Bytes that a stream socket takes now without waiting, or none where poll(2) would not call it
 /// writable. At least one where it would, so that whoever polls makes progress.
 pub fn send_room_bytes(socket: &OwnedFd) -> usize {
-    if !polled(socket, libc::POLLOUT).0 {
+    if !polled(socket, libc::POLLOUT) {
         return 0;
     }
     let mut info = [0u32; SK_MEMINFO_VARS];
@@ -47,17 +47,12 @@ pub fn send_room_bytes(socket: &OwnedFd) -> usize {
     (free - free / OVERHEAD_DIVISOR).saturating_sub(OVERHEAD_BYTES).max(1)
 }
 
-/// Whether the other end of a stream socket has closed both directions, or is gone.
-pub fn has_hung_up(socket: &OwnedFd) -> bool {
-    polled(socket, 0).1
-}
-
-/// Whether the events are there, and whether there is a hang-up or an error.
-fn polled(socket: &OwnedFd, events: libc::c_short) -> (bool, bool) {
+/// Whether the events are there.
+fn polled(socket: &OwnedFd, events: libc::c_short) -> bool {
     let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events, revents: 0 };
     // SAFETY: one pollfd, valid during the call, which does not wait.
     unsafe { libc::poll(&mut poll, 1, 0) };
-    (poll.revents & events != 0, poll.revents & (libc::POLLHUP | libc::POLLERR) != 0)
+    poll.revents & events != 0
 }
 
 /// A descriptor that is readable while its socket is, or while somebody holds it up: bytes that

@@ -39,6 +39,23 @@ struct HalfOpen {
     deadline: Instant,
 }
 
+/// How long a wait goes on.
+#[derive(Clone, Copy)]
+pub struct Until<'a> {
+    /// When it ends.
+    pub deadline: Option<Instant>,
+    /// Whether it ends before, looked at from time to time.
+    pub over: &'a dyn Fn() -> bool,
+}
+
+impl Until<'_> {
+    const NEVER: Until<'static> = Until { deadline: None, over: &|| false };
+
+    fn is_over(&self) -> bool {
+        (self.over)() || self.deadline.is_some_and(|at| Instant::now() >= at)
+    }
+}
+
 impl Listener {
     /// Listens at `address`, for example `0.0.0.0:7800` or `[::]:7800`.
     ///
@@ -80,7 +97,7 @@ impl Listener {
         // What cannot be set for the connections is this end's error, not a stranger's silence.
         tune(&self.socket, config)?;
         loop {
-            let heard = self.next_hello(config, cancel, None)?;
+            let heard = self.next_hello(config, cancel, Until::NEVER)?;
             let Some((socket, message)) = heard else { continue };
             // Of a stranger nothing is logged but that there was one.
             let Ok(DiallerHello::Open(hello, clear, noise)) = DiallerHello::parse(&message) else {
@@ -95,7 +112,7 @@ impl Listener {
         }
     }
 
-    /// Waits for one more lane of a session; none where the deadline passes. Whoever wants to
+    /// Waits for one more lane of a session; none once it is over. Whoever wants to
     /// open another session meanwhile is told that it cannot be now.
     ///
     /// # Errors
@@ -106,16 +123,16 @@ impl Listener {
         session: &Session,
         secret: &OneTimeSecret,
         shake: &Shake<'_>,
-        deadline: Option<Instant>,
+        until: Until<'_>,
         admits: impl Fn(u16) -> bool,
     ) -> Result<Option<Lane>> {
         loop {
-            let heard = self.next_hello(shake.config, shake.cancel, deadline)?;
+            let heard = self.next_hello(shake.config, shake.cancel, until)?;
             let Some((mut socket, message)) = heard else { return Ok(None) };
             match DiallerHello::parse(&message) {
                 Ok(DiallerHello::Join(hello)) => {
                     let now = Instant::now() + shake.config.handshake_timeout;
-                    let deadline = deadline.map_or(now, |at| at.min(now));
+                    let deadline = until.deadline.map_or(now, |at| at.min(now));
                     let shake = Shake { deadline, ..*shake };
                     if let Some(lane) = shake.admit(session, socket, &hello, &admits)? {
                         return Ok(Some(lane));
@@ -154,16 +171,16 @@ impl Listener {
         Some(listener)
     }
 
-    /// The next whole first message of anybody; none where the deadline passes.
+    /// The next whole first message of anybody; none once it is over.
     fn next_hello(
         &mut self,
         config: &Config,
         cancel: &Canceller,
-        deadline: Option<Instant>,
+        until: Until<'_>,
     ) -> Result<Option<(TcpStream, [u8; DIALLER_HELLO_BYTES])>> {
         loop {
             cancel.check()?;
-            if deadline.is_some_and(|at| Instant::now() >= at) {
+            if until.is_over() {
                 return Ok(None);
             }
             match self.socket.accept() {
@@ -173,7 +190,7 @@ impl Listener {
                     let peers = self.half_open.iter().map(|peer| readable(peer.socket.as_fd()));
                     let fds: Vec<_> =
                         std::iter::once(readable(self.socket.as_fd())).chain(peers).collect();
-                    wait(&fds, deadline);
+                    wait(&fds, until.deadline);
                 }
                 Err(e)
                     if matches!(

@@ -10,7 +10,7 @@ mod listener;
 mod shake;
 
 pub use connect::{connect, tune_if_tcp};
-pub use listener::Listener;
+pub use listener::{Listener, Until};
 pub use shake::{Session, Shake, Use};
 
 use std::os::fd::{AsFd, BorrowedFd};

@@ -126,14 +126,9 @@ impl StreamReceiver {
         Some(slot)
     }
 
-    /// Sends a range of a slot to the engine's other socket. Only while [`Self::can_send`].
+    /// Sends a range of a slot to the engine's other socket. Only after [`Self::wait_sent`].
     pub fn send(&mut self, slot: Slot, range: Range<usize>) -> Result<()> {
         self.engine.send(slot, range)
-    }
-
-    /// Whether the last send was taken.
-    pub fn can_send(&self) -> bool {
-        self.engine.can_send()
     }
 
     /// Waits for a send of this engine, without receiving more.

@@ -3,7 +3,7 @@
 use crate::cancel::Canceller;
 use crate::config::Config;
 use crate::error::{Error, PeerError, Result};
-use crate::establish::{Listener, Session, Shake, Use, connect};
+use crate::establish::{Listener, Session, Shake, Until, Use, connect};
 use crate::lane::Lane;
 use crate::seal::Provider;
 use crate::trust::{OneTimeSecret, Spent};
@@ -94,7 +94,8 @@ impl Listener {
         let mut lanes = vec![first];
         while lanes.len() < usize::from(session.lanes) {
             let next = |lane| usize::from(lane) == lanes.len();
-            let joined = self.join(&session, secret, &shake, Some(shake.deadline), next)?;
+            let until = Until { deadline: Some(shake.deadline), over: &|| false };
+            let joined = self.join(&session, secret, &shake, until, next)?;
             lanes.push(joined.ok_or_else(|| silent(config))?);
         }
         Ok(Lanes::new(lanes, &session))

@@ -24,7 +24,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use crate::cancel::Canceller;
 use crate::engine::{self, EngineStatistics};
-use crate::error::{CancelledBy, Error, PeerError, Result, SystemError};
+use crate::error::{CancelledBy, Error, FirstError, PeerError, Result, SystemError, panicked};
 use crate::lane::Lane;
 
 /// How often a wait looks whether somebody cancelled.
@@ -59,7 +59,7 @@ pub struct LaneStatistics {
 /// What all threads of one end share: whether to stop, and why.
 struct Shared {
     stop: AtomicBool,
-    error: Mutex<Option<Error>>,
+    error: FirstError,
     sockets: Vec<Arc<OwnedFd>>,
     cancel: Canceller,
     /// The source has let go: a cancel comes too late.
@@ -88,7 +88,7 @@ impl Shared {
     fn new(lanes: &[Lane], cancel: &Canceller) -> Arc<Self> {
         Arc::new(Self {
             stop: AtomicBool::new(false),
-            error: Mutex::new(None),
+            error: FirstError::default(),
             sockets: lanes.iter().map(|lane| Arc::clone(&lane.socket)).collect(),
             cancel: cancel.clone(),
             let_go: AtomicBool::new(false),
@@ -137,12 +137,7 @@ impl Shared {
             return true;
         }
         let since = stopped_at.get_or_insert_with(Instant::now).elapsed();
-        let error = self.error.lock().expect("no panic while it is held");
-        let reads = matches!(
-            &*error,
-            Some(Error::Peer(PeerError::Closed { .. }) | Error::Cancelled { by: CancelledBy::Us })
-        );
-        since < GRACE && reads
+        since < GRACE && self.error.may_be_explained()
     }
 
     /// The first error is the one that is reported; everybody stops.
@@ -151,35 +146,17 @@ impl Shared {
         self.stop.store(true, Ordering::Release);
     }
 
-    /// Keeps an error without stopping anybody yet. The first one stays, but for a lane that was
-    /// closed: what the other end said of it is the better answer, whichever thread was faster.
+    /// Keeps an error without stopping anybody yet.
     fn note(&self, error: Error) {
-        tracing::debug!(%error, "a part of the session failed");
-        let mut first = self.error.lock().expect("no panic while it is held");
-        let said = matches!(
-            error,
-            Error::Cancelled { by: CancelledBy::Peer } | Error::Peer(PeerError::Refused(_))
-        );
-        match &*first {
-            Some(Error::Peer(PeerError::Closed { .. })) if said => *first = Some(error),
-            Some(_) => {}
-            None => *first = Some(error),
-        }
+        self.error.note(error);
     }
 
-    /// What the other end is told where this one fails.
     fn reason(&self) -> String {
-        match &*self.error.lock().expect("no panic while it is held") {
-            Some(Error::Cancelled { .. }) | None => String::new(),
-            // A peer that broke the rules or went away need not hear about it.
-            Some(Error::Peer(_) | Error::Unseal { .. }) => "protocol error".to_owned(),
-            Some(error) => error.to_string(),
-        }
+        self.error.reason()
     }
 
     fn take_error(&self) -> Error {
-        let error = self.error.lock().expect("no panic while it is held").take();
-        error.unwrap_or(Error::Cancelled { by: CancelledBy::Us })
+        self.error.take()
     }
 
     fn cut(&self) {
@@ -269,9 +246,7 @@ impl Drop for Threads {
 impl Drop for Alarm {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let text = "a thread of the session panicked: a bug of this crate, with its place on \
-                        standard error";
-            self.0.fail(Error::Misuse(text.to_owned()));
+            self.0.fail(panicked());
         }
     }
 }

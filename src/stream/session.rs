@@ -9,7 +9,7 @@ use super::Stream;
 use crate::cancel::Canceller;
 use crate::config::{Config, STREAMS_MAX};
 use crate::error::{Error, PeerError, Result, SystemError};
-use crate::establish::{Listener, Session, Shake, Use, connect, tune_if_tcp};
+use crate::establish::{Listener, Session, Shake, Until, Use, connect, tune_if_tcp};
 use crate::lane::Lane;
 use crate::trust::{self, OneTimeSecret};
 use crate::wire::{DiallerHello, Role};
@@ -239,7 +239,8 @@ impl Listener {
     ///
     /// [`Error::Cancelled`]; [`PeerError::Protocol`] where the other end joins a number twice.
     pub fn next_stream(&mut self, streams: &Streams, cancel: &Canceller) -> Result<Stream> {
-        self.next_lane(streams, cancel).and_then(|lane| streams.stream(lane))
+        let joined = self.next_lane_until(streams, cancel, || false)?;
+        streams.stream(joined.expect("it waits without a limit"))
     }
 
     pub(crate) fn accept_lane(
@@ -253,12 +254,17 @@ impl Listener {
         Ok((Streams::new(session, secret, config), lane))
     }
 
-    pub(crate) fn next_lane(&mut self, streams: &Streams, cancel: &Canceller) -> Result<Lane> {
+    /// As [`Self::next_stream`]; none once it is over.
+    pub(crate) fn next_lane_until(
+        &mut self,
+        streams: &Streams,
+        cancel: &Canceller,
+        over: impl Fn() -> bool,
+    ) -> Result<Option<Lane>> {
         let Shared { session, secret, .. } = &*streams.0;
         let shake = streams.shake(cancel);
-        let admits = |lane| streams.number_is_new(lane);
-        let joined = self.join(session, secret, &shake, None, admits)?;
-        Ok(joined.expect("it waits without a deadline"))
+        let until = Until { deadline: None, over: &over };
+        self.join(session, secret, &shake, until, |lane| streams.number_is_new(lane))
     }
 }
 

@@ -1,0 +1,302 @@
+//! The side of a tunnel that a hypervisor sees: unix sockets, and whether the process behind one
+//! lives.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, setsockopt,
+    socket, sockopt,
+};
+use nix::sys::stat::{Mode, fchmod};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+use crate::cancel::Canceller;
+use crate::error::{Error, Result, SystemError};
+
+/// Connections that may wait to be accepted; a hypervisor opens one for each of its channels.
+const BACKLOG: i32 = 256;
+/// How often a wait looks whether somebody cancelled.
+const TICK: Duration = Duration::from_millis(50);
+/// How long a process is watched that may end because its migration failed.
+const LIFE_WATCH: Duration = Duration::from_millis(500);
+/// `flags` of proc_pid_stat(5): the process is on its way out. It may have terabytes to give back
+/// until its pidfd says so.
+const PF_EXITING: u64 = 4;
+
+/// A unix socket (mode 0600) where the source's hypervisor connects to. Its file goes when this
+/// is dropped.
+pub struct LocalListener {
+    socket: UnixListener,
+    path: PathBuf,
+    /// Device and inode of the file, so that no other one is removed.
+    file: (u64, u64),
+}
+
+impl LocalListener {
+    /// Takes the path. Nobody can connect until [`Self::listen`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] where there is something at `path`, or it is longer than a socket's
+    /// address may be (107 bytes, unix(7)).
+    pub fn bind(path: &Path) -> Result<Self> {
+        let shown = path.display().to_string();
+        let failed =
+            |operation, e: nix::Error| SystemError::from_errno(operation, &*shown, e as i32);
+        let address = unix_address(path)?;
+        let socket = unix_socket(&shown)?;
+        // The mode of the socket is that of the file that bind makes, in one step (net/unix).
+        fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|e| failed("fchmod", e))?;
+        bind(socket.as_raw_fd(), &address).map_err(|e| match e {
+            nix::Error::EADDRINUSE => failed("bind", e).remedy(
+                "something is there: another tunnel, or the socket of one that was killed: \
+                 remove it then",
+            ),
+            e => failed("bind", e),
+        })?;
+        let found = fs::symlink_metadata(path)
+            .map_err(|e| Error::from(SystemError::from_io("stat", shown.clone(), &e)))?;
+        let socket = UnixListener::from(socket);
+        let unblocked = socket.set_nonblocking(true);
+        unblocked.map_err(|e| SystemError::from_io("fcntl", shown.clone(), &e))?;
+        Ok(Self { socket, path: path.to_owned(), file: (found.dev(), found.ino()) })
+    }
+
+    /// From here on the hypervisor may connect.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn listen(&self) -> Result<()> {
+        let backlog = Backlog::new(BACKLOG).expect("no larger than what listen(2) allows");
+        let shown = || self.path.display().to_string();
+        listen(&self.socket, backlog)
+            .map_err(|e| SystemError::from_errno("listen", shown(), e as i32).into())
+    }
+
+    /// Waits until somebody connects, who is left waiting for [`super::TunnelSource::serve`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cancelled`].
+    pub fn wait(&self, cancel: &Canceller) -> Result<()> {
+        loop {
+            cancel.check()?;
+            let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut fds, tick()).is_ok_and(|ready| ready > 0) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A connection, where one waits.
+    pub(super) fn accept(&self) -> Result<Option<OwnedFd>> {
+        match self.socket.accept() {
+            Ok((socket, _)) => Ok(Some(socket.into())),
+            Err(e) => match e.kind() {
+                ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {
+                    Ok(None)
+                }
+                _ => {
+                    Err(SystemError::from_io("accept", self.path.display().to_string(), &e).into())
+                }
+            },
+        }
+    }
+}
+
+impl AsFd for LocalListener {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for LocalListener {
+    fn drop(&mut self) {
+        let ours = |found: fs::Metadata| (found.dev(), found.ino()) == self.file;
+        if fs::symlink_metadata(&self.path).is_ok_and(ours) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A connection to the target's hypervisor. It may be slow to accept, so this waits for a while.
+pub(super) fn connect_local(
+    path: &Path,
+    patience: Duration,
+    cancel: &Canceller,
+) -> Result<OwnedFd> {
+    let shown = path.display().to_string();
+    let failed = |operation, e: nix::Error| SystemError::from_errno(operation, &*shown, e as i32);
+    let address = unix_address(path)?;
+    let socket = unix_socket(&shown)?;
+    let limit = |time: Duration| {
+        let time = TimeVal::microseconds(time.as_micros() as i64);
+        setsockopt(&socket, sockopt::SendTimeout, &time).map_err(|e| failed("setsockopt", e))
+    };
+    // How long connect(2) waits while the listener's queue is full (unix(7), socket(7)).
+    limit(TICK)?;
+    let deadline = Instant::now() + patience;
+    loop {
+        cancel.check()?;
+        match connect(socket.as_raw_fd(), &address) {
+            Ok(()) => break,
+            Err(nix::Error::EINTR | nix::Error::EAGAIN) if Instant::now() < deadline => {}
+            Err(e) => {
+                let remedy = match e {
+                    nix::Error::ENOENT | nix::Error::ECONNREFUSED => {
+                        "start the target's hypervisor first, and let it listen there"
+                    }
+                    nix::Error::EAGAIN => "the hypervisor there accepts nobody: see what it does",
+                    _ => return Err(failed("connect", e).into()),
+                };
+                return Err(failed("connect", e).remedy(remedy).into());
+            }
+        }
+    }
+    limit(Duration::ZERO)?;
+    Ok(socket)
+}
+
+fn unix_address(path: &Path) -> Result<UnixAddr> {
+    UnixAddr::new(path).map_err(|e| {
+        let bytes = path.as_os_str().len();
+        SystemError::from_errno("bind", path.display().to_string(), e as i32)
+            .remedy(format!("{bytes} bytes, a socket's path has 1 to 107: choose another place"))
+            .into()
+    })
+}
+
+fn unix_socket(shown: &str) -> Result<OwnedFd> {
+    socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+        .map_err(|e| SystemError::from_errno("socket", shown, e as i32).into())
+}
+
+/// The process at the other end of a unix socket.
+pub(super) struct Process {
+    id: i32,
+    descriptor: OwnedFd,
+}
+
+impl Process {
+    /// None where it cannot be told: in another PID namespace, for one.
+    pub(super) fn behind(socket: &OwnedFd) -> Option<Self> {
+        let peer = nix::sys::socket::getsockopt(socket, sockopt::PeerCredentials).ok()?;
+        let id = rustix::process::Pid::from_raw(peer.pid())?;
+        let flags = rustix::process::PidfdFlags::empty();
+        let descriptor = rustix::process::pidfd_open(id, flags).ok()?;
+        Some(Self { id: peer.pid(), descriptor })
+    }
+
+    pub(super) fn id(&self) -> i32 {
+        self.id
+    }
+
+    /// Whether it ends soon, looked at for half a second.
+    pub(super) fn ends(&self) -> bool {
+        let deadline = Instant::now() + LIFE_WATCH;
+        while Instant::now() < deadline {
+            if self.has_ended() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.has_ended()
+    }
+
+    fn has_ended(&self) -> bool {
+        let mut fds = [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)];
+        let ended = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+        ended || self.is_exiting().unwrap_or(false)
+    }
+
+    fn is_exiting(&self) -> Option<bool> {
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.id)).ok()?;
+        // The name of the program may have blanks and parentheses.
+        let (_, fields) = text.rsplit_once(')')?;
+        let flags: u64 = fields.split_whitespace().nth(6)?.parse().ok()?;
+        Some(flags & PF_EXITING != 0)
+    }
+}
+
+pub(super) fn tick() -> PollTimeout {
+    PollTimeout::try_from(TICK).expect("a short time")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_listener_is_its_owners_alone_and_removes_its_own_file_only() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("s");
+        let listener = LocalListener::bind(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+        UnixStream::connect(&path).expect_err("nobody listens yet");
+        listener.listen().unwrap();
+        let _peer = UnixStream::connect(&path).unwrap();
+        listener.wait(&Canceller::default()).unwrap();
+        assert!(listener.accept().unwrap().is_some() && listener.accept().unwrap().is_none());
+        let taken = LocalListener::bind(&path).err().unwrap().to_string();
+        assert!(taken.contains("something is there"), "{taken}");
+        drop(listener);
+        assert!(!path.exists());
+
+        let listener = LocalListener::bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "of somebody else").unwrap();
+        drop(listener);
+        assert!(path.exists());
+        let long = LocalListener::bind(&place.path().join("x".repeat(108))).err().unwrap();
+        assert!(long.to_string().contains("1 to 107"), "{long}");
+    }
+
+    #[test]
+    fn nobody_to_connect_to_is_named_with_what_to_do() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("s");
+        let cancel = Canceller::default();
+        let missing = connect_local(&path, Duration::ZERO, &cancel).err().unwrap().to_string();
+        assert!(missing.contains("start the target's hypervisor"), "{missing}");
+        // A queue that is full makes it wait, and give up.
+        let full = LocalListener::bind(&path).unwrap();
+        listen(&full.socket, Backlog::new(0).unwrap()).unwrap();
+        let _first = connect_local(&path, Duration::ZERO, &cancel).unwrap();
+        let error = connect_local(&path, Duration::from_millis(100), &cancel).err().unwrap();
+        assert!(error.to_string().contains("accepts nobody"), "{error}");
+    }
+
+    #[test]
+    fn a_process_that_ends_is_seen() {
+        let (near, _far) = UnixStream::pair().unwrap();
+        let ours = Process::behind(&near.into()).unwrap();
+        assert_eq!(ours.id(), std::process::id() as i32);
+        assert!(!ours.has_ended());
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let id = rustix::process::Pid::from_child(&child);
+        let flags = rustix::process::PidfdFlags::empty();
+        let descriptor = rustix::process::pidfd_open(id, flags).unwrap();
+        let process = Process { id: child.id() as i32, descriptor };
+        assert!(!process.has_ended());
+        child.kill().unwrap();
+        assert!(process.ends());
+        child.wait().unwrap();
+        assert!(process.ends());
+    }
+}

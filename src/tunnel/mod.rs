@@ -1,0 +1,301 @@
+//! Tunnels: a stock hypervisor migrates by a unix socket, and what it sends goes sealed.
+//!
+//! ```text
+//!  source's QEMU ==unix==> TunnelSource ==sealed lanes==> TunnelTarget ==unix==> target's QEMU
+//! ```
+//!
+//! All lanes are of one session. Lane 0 is the tunnel's own: the ends say there that they are
+//! alive, that all is over, or why they give up. Each connection that the source's hypervisor
+//! opens becomes the next lane, and the far end connects to the target's hypervisor for it, in
+//! the same order: the main channel, multifd channels, postcopy-preempt.
+//!
+//! # Ends
+//!
+//! What one hypervisor ends, in one direction or both, ends for the other. What goes wrong on
+//! one channel ends all of them at once, at both ends: a migration survives no lost channel.
+//!
+//! A tunnel is over when channels were opened and all of them have ended in both directions.
+//! Bytes do not say whether the migration was a success, but a hypervisor does: one that could
+//! not load what came ends its process. So the target's end watches that process for half a
+//! second, and calls its end a failure of the tunnel. [`TunnelReport::watched`] says whether it
+//! could.
+#![forbid(unsafe_code)]
+
+mod channel;
+mod control;
+mod local;
+mod shared;
+
+pub use local::LocalListener;
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, poll};
+
+use crate::cancel::Canceller;
+use crate::config::Config;
+use crate::engine::EngineStatistics;
+use crate::error::{Result, SystemError};
+use crate::establish::Listener;
+use crate::lane::Lane;
+use crate::stream::Streams;
+use crate::trust::OneTimeSecret;
+use crate::wire::Role;
+
+use channel::Channel;
+use control::Voice;
+use local::{Process, connect_local, tick};
+use shared::Shared;
+
+/// How long a last word may take to be said, and to be heard where a lane was closed.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// What a channel did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChannelStatistics {
+    /// Its number, from 1, in the order in which the source's hypervisor connected.
+    pub number: u16,
+    /// Whether a direction has not ended.
+    pub is_open: bool,
+    /// Bytes of the hypervisor here that were sealed.
+    pub sent_bytes: u64,
+    /// Bytes for the hypervisor here that were opened.
+    pub received_bytes: u64,
+    /// Frames that left, known once that direction has ended.
+    pub sent_frames: u64,
+    /// Frames that came, known once that direction has ended.
+    pub received_frames: u64,
+    /// Figures of both directions' engines, once they have ended.
+    pub engine: EngineStatistics,
+}
+
+/// How a tunnel ended that did not fail.
+#[derive(Clone, Debug)]
+pub struct TunnelReport {
+    /// Its channels.
+    pub channels: Vec<ChannelStatistics>,
+    /// The process of the target's hypervisor, which lives on; known at the target's end, where
+    /// it can be told (not from another PID namespace).
+    pub watched: Option<i32>,
+}
+
+/// Looks at a tunnel's channels from any thread.
+#[derive(Clone)]
+pub struct TunnelProgress(Arc<Shared>);
+
+impl TunnelProgress {
+    /// All channels that were opened until now.
+    pub fn channels(&self) -> Vec<ChannelStatistics> {
+        self.0.channels().iter().map(|channel| channel.statistics()).collect()
+    }
+}
+
+/// The end at the source's host: dials.
+pub struct TunnelSource {
+    end: End,
+    address: String,
+}
+
+/// The end at the target's host: listens.
+pub struct TunnelTarget {
+    end: End,
+}
+
+struct End {
+    streams: Streams,
+    shared: Arc<Shared>,
+}
+
+impl TunnelSource {
+    /// Connects to the other end and opens the session.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::error::PeerError::NotAuthenticated`] where it does not hold the secret,
+    /// [`crate::error::PeerError::Refused`] where it serves another migration;
+    /// [`crate::Error::System`] where nothing listens there.
+    pub fn dial(
+        address: &str,
+        secret: &OneTimeSecret,
+        config: &Config,
+        cancel: &Canceller,
+    ) -> Result<Self> {
+        let (streams, lane) = Streams::dial_lane(address, Role::Source, secret, config, cancel)?;
+        Ok(Self { end: End::new(streams, lane, cancel)?, address: address.to_owned() })
+    }
+
+    /// Its channels.
+    pub fn progress(&self) -> TunnelProgress {
+        TunnelProgress(Arc::clone(&self.end.shared))
+    }
+
+    /// Who seals.
+    pub fn provider(&self) -> &'static str {
+        self.end.streams.provider()
+    }
+
+    /// Serves the hypervisor that connects to `from`, until its migration is over.
+    ///
+    /// # Errors
+    ///
+    /// What ended it, whichever end or hypervisor it was; [`crate::Error::Cancelled`].
+    pub fn serve(self, from: &LocalListener) -> Result<TunnelReport> {
+        let Self { end, address } = &self;
+        let shared = &end.shared;
+        while shared.check() && !shared.all_channels_ended() {
+            let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+            let _ = poll(&mut [readable(from.as_fd()), readable(shared.changed())], tick());
+            shared.heed();
+            if let Err(error) = self.next_channel(from, address) {
+                shared.fail(error);
+            }
+        }
+        // The other end has the last word: it knows whether its hypervisor took the guest.
+        if !shared.is_stopped()
+            && let Err(error) = shared.voice.end()
+        {
+            shared.fail(error);
+        }
+        end.wait_peer_ended();
+        end.finish(None)
+    }
+
+    fn next_channel(&self, from: &LocalListener, address: &str) -> Result<()> {
+        let Some(local) = from.accept()? else { return Ok(()) };
+        let lane = self.end.streams.dial_next_lane(address, &self.end.shared.cancel)?;
+        let place = format!("unix:{}", from.path().display());
+        self.end.open(Role::Source, lane, local, &place)
+    }
+}
+
+impl TunnelTarget {
+    /// Waits for the other end to open the session. Strangers get no answer and do not end the
+    /// wait; only `cancel` does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Listener::accept`].
+    pub fn accept(
+        listener: &mut Listener,
+        secret: &OneTimeSecret,
+        config: &Config,
+        cancel: &Canceller,
+    ) -> Result<Self> {
+        let (streams, lane) = listener.accept_lane(Role::Target, secret, config, cancel)?;
+        Ok(Self { end: End::new(streams, lane, cancel)? })
+    }
+
+    /// Its channels.
+    pub fn progress(&self) -> TunnelProgress {
+        TunnelProgress(Arc::clone(&self.end.shared))
+    }
+
+    /// Who seals.
+    pub fn provider(&self) -> &'static str {
+        self.end.streams.provider()
+    }
+
+    /// Serves the hypervisor that listens at the path `to`, until its migration is over.
+    /// `listener` is the one that accepted.
+    ///
+    /// # Errors
+    ///
+    /// What ended it, whichever end or hypervisor it was; [`crate::Error::Cancelled`].
+    pub fn serve(self, listener: &mut Listener, to: &Path) -> Result<TunnelReport> {
+        let Self { end } = &self;
+        let shared = &end.shared;
+        let mut process = None;
+        // The other end has opened all channels when it says its last word.
+        while shared.check() && !(shared.peer_ended() && shared.all_channels_ended()) {
+            match self.next_channel(listener, to) {
+                Ok(behind) => process = process.or(behind),
+                Err(error) => shared.fail(error),
+            }
+        }
+        if !shared.is_stopped() {
+            match process.as_ref().filter(|process: &&Process| process.ends()) {
+                Some(process) => shared.fail(loading_failed(process.id())),
+                None => {
+                    if let Err(error) = shared.voice.end() {
+                        shared.fail(error);
+                    }
+                }
+            }
+        }
+        end.finish(process.map(|process| process.id()))
+    }
+
+    /// Waits for one more channel, or until there is something else to look at.
+    fn next_channel(&self, listener: &mut Listener, to: &Path) -> Result<Option<Process>> {
+        let End { streams, shared, .. } = &self.end;
+        let over = || shared.is_stopped() || shared.peer_ended();
+        let Some(lane) = listener.next_lane_until(streams, &shared.cancel, over)? else {
+            // Channels may be ending still.
+            let _ = poll(&mut [PollFd::new(shared.changed(), PollFlags::POLLIN)], tick());
+            shared.heed();
+            return Ok(None);
+        };
+        let patience = streams.config().handshake_timeout;
+        let local = connect_local(to, patience, &shared.cancel)?;
+        let process = Process::behind(&local);
+        self.end.open(Role::Target, lane, local, &format!("unix:{}", to.display()))?;
+        Ok(process)
+    }
+}
+
+impl End {
+    fn new(streams: Streams, lane: Lane, cancel: &Canceller) -> Result<Self> {
+        let Lane { socket, sealer, opener, .. } = lane;
+        let voice = Voice::new(streams.config(), Arc::clone(&socket), sealer)?;
+        let shared = Shared::new(voice, Arc::clone(&socket), cancel)?;
+        let config = streams.config().clone();
+        shared.spawn("tunnel".to_owned(), move |shared| {
+            control::hear(shared, &config, socket, opener)
+        })?;
+        Ok(Self { streams, shared })
+    }
+
+    fn open(&self, role: Role, lane: Lane, local: std::os::fd::OwnedFd, place: &str) -> Result<()> {
+        let number = lane.index;
+        let with = (role, self.streams.frame_bytes());
+        Channel::open(&self.shared, self.streams.config(), with, lane, local, place)?;
+        tracing::info!(number, place, "channel open");
+        Ok(())
+    }
+
+    fn wait_peer_ended(&self) {
+        let shared = &self.shared;
+        while shared.check() && !shared.peer_ended() {
+            let _ = poll(&mut [PollFd::new(shared.changed(), PollFlags::POLLIN)], tick());
+            shared.heed();
+        }
+    }
+
+    fn finish(&self, watched: Option<i32>) -> Result<TunnelReport> {
+        self.shared.end()?;
+        self.streams.complete();
+        let channels = TunnelProgress(Arc::clone(&self.shared)).channels();
+        Ok(TunnelReport { channels, watched })
+    }
+}
+
+impl Drop for End {
+    /// No thread outlives it, whichever way it ends.
+    fn drop(&mut self) {
+        if !self.shared.peer_ended() {
+            self.shared.fail(crate::Error::Cancelled { by: crate::error::CancelledBy::Us });
+        }
+        let _ = self.shared.end();
+    }
+}
+
+fn loading_failed(process: i32) -> crate::Error {
+    SystemError::from_errno("migrate", format!("the target's hypervisor, process {process}"), 0)
+        .remedy(
+            "it ended with its channels: the guest did not arrive, or was cancelled: see its log",
+        )
+        .into()
+}
