@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 const USAGE: &str = "verbs: test, tidy, man, qemu, fuzz [--seconds N], bench [NAME [ARGUMENT..]]";
-const BENCHES: [&str; 5] = ["seal", "zero", "copy", "lane", "memory"];
+const BENCHES: [&str; 7] = ["seal", "zero", "copy", "lane", "memory", "round_trip", "qemu_tunnel"];
 const FUZZ_TARGETS: [&str; 3] = ["frame_parser", "opened_header", "hello"];
 const CARGO_FUZZ: &str = "0.13.1";
 /// `SKIP: name: reason` lines that CI accepts, by their beginning.
@@ -163,7 +163,14 @@ fn bench(arguments: &[String]) -> Result {
         let features = ["--features", "danger-null-seal", "--bin", &bin, "--"];
         let build = ["run", "--quiet", "--release", "--package", "sealane-benches"];
         println!("== {name}");
-        run(cargo(&build).args(features).args(rest))?;
+        let mut bench = cargo(&build);
+        if name == "qemu_tunnel" {
+            run(cargo(&["build", "--quiet", "--release", "--package", "sealane-cli"]))?;
+            let command = env::current_dir().map_err(|e| e.to_string())?;
+            bench.env("SEALANE", command.join("target/release/sealane"));
+            bench.env(qemu::VARIABLE, qemu::ensure()?);
+        }
+        run(bench.args(features).args(rest))?;
     }
     Ok(())
 }

@@ -105,6 +105,11 @@ impl Guest {
         &self.name
     }
 
+    /// Its process.
+    pub fn process(&self) -> u32 {
+        self.child.borrow().id()
+    }
+
     /// A path in a directory that goes with the guest.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
@@ -128,6 +133,20 @@ impl Guest {
     /// QMP events that came since the last call.
     pub fn take_events(&self) -> Vec<Value> {
         self.qmp.borrow_mut().take_events()
+    }
+
+    /// Waits for an event of that name that fits; those before it are forgotten.
+    pub(crate) fn wait_event(&self, name: &str, fits: impl Fn(&Value) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let event = self.qmp.borrow_mut().next_event(deadline);
+            match event {
+                Ok(Some(event)) if event["event"] == name && fits(&event) => return,
+                Ok(Some(_)) => {}
+                Ok(None) => self.fail(&format!("waited {PATIENCE:?} for the event {name}")),
+                Err(error) => self.fail(&error),
+            }
+        }
     }
 
     /// What query-status says: `running`, `paused`, `postmigrate`..

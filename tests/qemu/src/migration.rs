@@ -149,6 +149,22 @@ impl Guest {
         })
     }
 
+    /// Waits for the event that says this status, as soon as it comes; it needs the capability
+    /// `events`.
+    ///
+    /// # Panics
+    ///
+    /// Where another final status comes first.
+    pub fn wait_event_status(&self, wanted: &str) {
+        self.wait_event("MIGRATION", |event| {
+            let status = event["data"]["status"].as_str().unwrap_or_default();
+            if status != wanted && FINAL.contains(&status) {
+                self.fail(&format!("the migration is {status}, not {wanted}"));
+            }
+            status == wanted
+        });
+    }
+
     /// Waits until the source has sent so much memory and is not done.
     pub fn wait_transferred(&self, bytes: u64) -> Info {
         self.wait_for(&format!("{bytes} bytes to be transferred"), |guest| {

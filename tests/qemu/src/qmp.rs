@@ -62,6 +62,14 @@ impl Qmp {
         self.events.drain(..).collect()
     }
 
+    /// The next event that was not taken before; none where it does not come until then.
+    pub fn next_event(&mut self, deadline: Instant) -> Result<Option<Value>, String> {
+        match self.events.pop_front() {
+            Some(event) => Ok(Some(event)),
+            None => self.message(deadline),
+        }
+    }
+
     /// The next line; none where it does not come until then.
     fn message(&mut self, deadline: Instant) -> Result<Option<Value>, String> {
         loop {
