@@ -2,8 +2,9 @@
 //!
 //! An engine is made by the thread that uses it (io_uring's SINGLE_ISSUER holds it to that), but
 //! for one whose [`Callers`] are any. A slot handed to it belongs to the kernel until it comes back
-//! in a [`Done`], or, for sends, goes back to its pool by itself. The error of one operation comes out of [`Engine::complete`] and
-//! leaves the others alone. Whoever shuts the socket down wakes an engine that waits for it.
+//! in a [`Done`], or, for sends, goes back to its pool by itself. The error of one operation comes
+//! out of [`Engine::complete`], or of the next send, and leaves the others alone. Whoever shuts the
+//! socket down wakes an engine that waits for it.
 
 mod probe;
 mod ready;
@@ -167,8 +168,8 @@ pub trait Engine: Send {
     fn write(&mut self, slot: Slot, file: FileId, extents: &[Extent], token: u64) -> Result<()>;
 
     /// Waits for an operation to end; none where the deadline passes first, nothing is under way,
-    /// or a zero-copy send gave its slot back. `deadline` none waits as long as it takes; one in the
-    /// past does not wait.
+    /// or a zero-copy send gave its slot back. `deadline` none waits as long as it takes; one in
+    /// the past does not wait.
     fn complete(&mut self, deadline: Option<Instant>) -> Result<Option<Done>>;
 
     /// What it did.

@@ -205,7 +205,7 @@ impl Streams {
         Shake::begin(self.0.session.role, Use::Streams, &self.0.config, cancel)
     }
 
-    /// Each number is joined once, in any order: joins may cross.
+    /// W-34: each number is joined once, in any order: joins may cross.
     fn number_is_new(&self, lane: u16) -> bool {
         lane < STREAMS_MAX && self.numbers().insert(lane)
     }

@@ -1,4 +1,5 @@
-//! Lane 0 of a tunnel: the ends say that they are alive, that all is over, or why they give up.
+//! Lane 0 of a tunnel (W-35): the ends say that they are alive, that all is over, or why they give
+//! up.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};

@@ -22,6 +22,8 @@ use crate::error::{Error, Result, SystemError};
 
 /// Connections that may wait to be accepted; a hypervisor opens one for each of its channels.
 const BACKLOG: i32 = 256;
+/// Room for bytes that the target's hypervisor has not taken yet.
+const SEND_BUFFER_BYTES: usize = 2 << 20;
 /// How often a wait looks whether somebody cancelled.
 const TICK: Duration = Duration::from_millis(50);
 /// How long a process is watched that may end because its migration failed.
@@ -148,6 +150,10 @@ pub(super) fn connect_local(
     };
     // How long connect(2) waits while the listener's queue is full (unix(7), socket(7)).
     limit(TICK)?;
+    // AF_UNIX calls a socket writable only while three quarters of its buffer are free: with room
+    // for some frames its writer need not wait for each. The kernel caps it (wmem_max).
+    setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER_BYTES)
+        .map_err(|e| failed("setsockopt", e))?;
     let deadline = Instant::now() + patience;
     loop {
         cancel.check()?;

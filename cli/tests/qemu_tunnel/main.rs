@@ -3,6 +3,7 @@
 //! Each case runs with each QEMU that `cargo xtask qemu` found, and is skipped aloud without one.
 #![allow(missing_docs)]
 
+mod docs;
 mod failures;
 mod moves;
 mod proxy;

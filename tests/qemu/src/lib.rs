@@ -11,7 +11,8 @@ mod migration;
 mod qmp;
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 pub use boot::TOUCHED;
 pub use guest::{Guest, Options};
@@ -58,6 +59,22 @@ pub fn kvm_is_here() -> bool {
 }
 
 impl Qemu {
+    /// Writes a shell script that starts it as a command of the PATH would be started.
+    ///
+    /// # Panics
+    ///
+    /// Where the file cannot be written.
+    pub fn write_wrapper(&self, path: &Path) {
+        let firmware: Vec<_> = self.firmware.iter().map(|place| format!("-L '{place}'")).collect();
+        let (libraries, binary) = (&self.libraries, self.binary.display());
+        let text = format!(
+            "#!/bin/sh\nLD_LIBRARY_PATH='{libraries}' exec '{binary}' {} \"$@\"\n",
+            firmware.join(" ")
+        );
+        fs::write(path, text).expect("a script");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("its mode");
+    }
+
     /// A line of the list: version, binary, `-L` directories, libraries, with tabs between.
     fn parse(line: &str) -> Self {
         let fields: Vec<_> = line.split('\t').collect();
