@@ -205,8 +205,10 @@ pub fn shutdown_one(socket: &OwnedFd, how: Shutdown) {
     unsafe { libc::shutdown(socket.as_raw_fd(), how) };
 }
 
-/// Takes the first error out of what waits to be told.
+/// Takes the first error out of what waits to be told. Whoever sends again knows that the last
+/// send was taken: without that the queue would grow where nobody asks.
 fn first_error(done: &mut VecDeque<Result<Done>>) -> Result<()> {
+    done.retain(|done| !matches!(done, Ok(Done::Sent)));
     match done.iter().position(Result::is_err) {
         Some(at) => done.remove(at).expect("just found").map(drop),
         None => Ok(()),

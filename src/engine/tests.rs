@@ -269,6 +269,27 @@ fn a_send_that_is_refused_at_once_says_so_itself() {
 }
 
 #[test]
+fn sends_that_nobody_asked_about_leave_nothing_behind() {
+    for choice in BOTH {
+        let (socket, mut peer) = sockets();
+        let pool = Pool::new(2, PAYLOAD).unwrap();
+        let mut engine = with_zero_copy(choice, &pool, &socket, ZeroCopy::Off);
+        for n in 0..50 {
+            engine.send(pool.take().unwrap(), 0..8).unwrap();
+            while !engine.can_send() {
+                engine.complete(soon()).unwrap();
+            }
+            peer.read_exact(&mut [n; 8]).unwrap();
+        }
+        let mut left = 0;
+        while engine.complete(Some(Instant::now())).unwrap().is_some() {
+            left += 1;
+        }
+        assert!(left <= 1, "{choice:?}: {left} answers wait");
+    }
+}
+
+#[test]
 fn a_polled_ring_moves_bytes_too() {
     let (socket, mut peer) = sockets();
     let pool = Pool::new(3, PAYLOAD).unwrap();
