@@ -11,7 +11,7 @@ use indicatif::{BinaryBytes, ProgressBar};
 use sealane::tunnel::{
     ChannelStatistics, LocalListener, TunnelProgress, TunnelReport, TunnelSource, TunnelTarget,
 };
-use sealane::{Canceller, Listener, OneTimeSecret};
+use sealane::{Canceller, Error, Listener, OneTimeSecret};
 use serde_json::{Value, json};
 
 use crate::Failure;
@@ -19,11 +19,14 @@ use crate::arguments::{TunnelOptions, TunnelSourceArguments, TunnelTargetArgumen
 use crate::output::event;
 use crate::transfer::spend;
 
+/// How a tunnel ended.
+type Outcome = Result<(), Failure>;
+
 /// How often progress is shown; channels are told when they are seen.
 const LOOK: Duration = Duration::from_millis(50);
 const PROGRESS: Duration = Duration::from_secs(1);
 
-pub(crate) fn source(arguments: &TunnelSourceArguments, cancel: &Canceller) -> Result<(), Failure> {
+pub(crate) fn source(arguments: &TunnelSourceArguments, cancel: &Canceller) -> Outcome {
     let (options, to) = (&arguments.tunnel, &arguments.to);
     let config = options.tuning.config();
     let from = LocalListener::bind(&arguments.from)?;
@@ -42,16 +45,22 @@ pub(crate) fn source(arguments: &TunnelSourceArguments, cancel: &Canceller) -> R
             Some(tunnel) => tunnel,
             None => {
                 from.wait(cancel)?;
-                dial()?
+                match dial() {
+                    Ok(tunnel) => tunnel,
+                    Err(failure) => {
+                        from.turn_away()?; // this migration fails, the next may not
+                        return Ok(Err(failure));
+                    }
+                }
             }
         };
         let watch = Watch::new(tunnel.progress(), options);
         let report = tunnel.serve(&from);
-        watch.end(report)
+        Ok(watch.end(report))
     })
 }
 
-pub(crate) fn target(arguments: &TunnelTargetArguments, cancel: &Canceller) -> Result<(), Failure> {
+pub(crate) fn target(arguments: &TunnelTargetArguments, cancel: &Canceller) -> Outcome {
     let options = &arguments.tunnel;
     let config = options.tuning.config();
     let mut secret = OneTimeSecret::read(&options.common.secret_file)?;
@@ -62,22 +71,26 @@ pub(crate) fn target(arguments: &TunnelTargetArguments, cancel: &Canceller) -> R
         if !std::mem::take(&mut is_first) {
             secret = OneTimeSecret::read(&options.common.secret_file)?;
         }
-        let tunnel = TunnelTarget::accept(&mut listener, &secret, &config, cancel)?;
+        let tunnel = match TunnelTarget::accept(&mut listener, &secret, &config, cancel) {
+            Err(error @ Error::Peer(_)) => return Ok(Err(error.into())),
+            accepted => accepted?,
+        };
         connected(options, tunnel.provider());
         let watch = Watch::new(tunnel.progress(), options);
         let report = tunnel.serve(&mut listener, &arguments.to);
-        watch.end(report)
+        Ok(watch.end(report))
     })
 }
 
-/// Once, or until a signal: then a migration that failed is told and does not end it.
+/// Once, or until a signal: then a migration that failed is told and does not end it. What `serve`
+/// fails with itself does: the next one would fail as well.
 fn repeat(
     options: &TunnelOptions,
     cancel: &Canceller,
-    mut serve: impl FnMut() -> Result<(), Failure>,
-) -> Result<(), Failure> {
+    mut serve: impl FnMut() -> Result<Outcome, Failure>,
+) -> Outcome {
     loop {
-        let served = serve();
+        let served = serve()?;
         if !options.keep {
             served?;
             return spend(&options.common);
@@ -125,7 +138,7 @@ impl Watch {
     }
 
     /// Ends it, and says how the tunnel did.
-    fn end(self, report: sealane::Result<TunnelReport>) -> Result<(), Failure> {
+    fn end(self, report: sealane::Result<TunnelReport>) -> Outcome {
         self.stop.store(true, Ordering::Release);
         let _ = self.thread.join();
         let report = report?;

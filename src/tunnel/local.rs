@@ -98,6 +98,18 @@ impl LocalListener {
         }
     }
 
+    /// Closes the connections that wait: nobody can serve them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn turn_away(&self) -> Result<()> {
+        while let Some(socket) = self.accept()? {
+            drop(socket);
+        }
+        Ok(())
+    }
+
     /// Where it listens.
     pub fn path(&self) -> &Path {
         &self.path

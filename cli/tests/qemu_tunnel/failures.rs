@@ -90,6 +90,63 @@ fn a_killed_tunnel_fails_both_guests_and_the_other_tunnel() {
 }
 
 #[test]
+fn a_host_that_falls_silent_is_found_and_a_signal_cancels_both() {
+    with_each("a_host_that_falls_silent_is_found_and_a_signal_cancels_both", |qemu| {
+        let mut rig = Rig::new(&Case { tunnels: vec!["--peer-timeout", "2"], ..Case::live(qemu) });
+        rig.start_slowly();
+        rig.far.signal(Signal::SIGSTOP);
+        let near = rig.near.end();
+        assert_eq!(near.code, Some(1), "{near:#?}");
+        assert!(near.says("nothing from the other end for 2 s"), "{near:#?}");
+        rig.source.wait_status("failed");
+        rig.assert_lives_at_source();
+        rig.far.signal(Signal::SIGCONT);
+        rig.target.wait_target_failed();
+        assert_eq!(rig.far.end().code, Some(1));
+
+        let mut rig = Rig::new(&Case::disturbed(qemu));
+        rig.start_slowly();
+        rig.near.signal(Signal::SIGTERM);
+        rig.source.wait_status("failed");
+        rig.target.wait_target_failed();
+        rig.assert_lives_at_source();
+        let (near, far) = rig.ends();
+        assert_eq!((near.code, far.code), (Some(4), Some(4)), "{near:#?}\n{far:#?}");
+        assert!(!rig.place.file("source").exists(), "its socket");
+    });
+}
+
+#[test]
+fn tunnels_that_are_kept_outlive_a_migration_that_failed() {
+    with_each("tunnels_that_are_kept_outlive_a_migration_that_failed", |qemu| {
+        let tunnels = vec!["--json", "--keep", "--keep-secret", "--peer-timeout", "600"];
+        let case = Case { tunnels, ..Case::live(qemu) };
+        let mut rig = Rig::new(&case);
+        rig.start_slowly();
+        rig.target.kill();
+        rig.source.wait_status("failed");
+        for tunnel in [&mut rig.near, &mut rig.far] {
+            tunnel.wait_event("error");
+        }
+        rig.replace_guests(&case);
+        rig.start();
+        rig.wait_completed();
+        rig.assert_lives_at_target();
+        for tunnel in [&mut rig.near, &mut rig.far] {
+            tunnel.wait_event("done");
+        }
+        // With its other end gone, a tunnel that is kept fails the migration and not itself.
+        rig.far.signal(Signal::SIGKILL);
+        rig.far.end();
+        rig.replace_guests(&case);
+        rig.start();
+        rig.source.wait_status("failed");
+        rig.near.wait_event("error");
+        assert!(rig.near.is_running());
+    });
+}
+
+#[test]
 fn a_changed_byte_is_found_and_never_reaches_the_target() {
     with_each("a_changed_byte_is_found_and_never_reaches_the_target", |qemu| {
         for engine in ["uring", "syscalls"] {

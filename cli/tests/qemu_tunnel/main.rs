@@ -9,3 +9,4 @@ mod moves;
 mod proxy;
 mod rig;
 mod tunnel;
+mod user;

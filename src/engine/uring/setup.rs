@@ -108,7 +108,7 @@ pub(super) fn with_remedy(error: SystemError) -> SystemError {
     match error.errno {
         libc::ENOMEM => error.remedy(
             "raise it with ulimit -l or LimitMEMLOCK=, use fewer lanes or smaller frames, or \
-             name engine = syscalls",
+             name engine = syscalls, or for streams and tunnels zero_copy = off",
         ),
         libc::EPERM | libc::EACCES | libc::ENOSYS => {
             let who = match super::super::probe::io_uring_disabled() {
