@@ -17,7 +17,7 @@ use rcgen::{
     KeyPair, KeyUsagePurpose,
 };
 use sealane_benches::{ratios, shown};
-use sealane_qemu::{Guest, Options, Qemu, installed, ordinary_parameters};
+use sealane_qemu::{Guest, Options, Qemu, installed};
 use serde_json::json;
 
 /// Bytes written at once.
@@ -157,7 +157,6 @@ impl Bench {
         let capabilities: &[&str] = if multifd { &["multifd", "events"] } else { &["events"] };
         for guest in [&source, &target] {
             guest.prepare(capabilities, self.channels);
-            guest.set_parameters(ordinary_parameters());
         }
         let mut processes = vec![source.process(), target.process()];
         let mut tunnels = Vec::new();

@@ -16,6 +16,8 @@ pub const FRAME_BYTES_MAX: usize = 1 << 20;
 pub const FRAME_BYTES_DEFAULT: usize = 256 << 10;
 /// Most lanes of a migration.
 pub const LANES_MAX: u16 = 64;
+/// Least time that the other end may be silent: some heartbeats.
+pub const PEER_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 /// Most streams of a session, those that have ended too.
 pub const STREAMS_MAX: u16 = 4096;
 
@@ -86,8 +88,8 @@ pub struct Config {
     pub sqpoll: bool,
     /// How long the handshake of all lanes may take. Default 10 s.
     pub handshake_timeout: Duration,
-    /// How long the other end may be silent before it counts as dead. Default 30 s. Both ends
-    /// send a heartbeat each second, so this is not bounded by the length of a round.
+    /// How long the other end may be silent before it counts as dead, at least 1 s. Default 30 s.
+    /// Both ends send four heartbeats a second, so this is not bounded by the length of a round.
     pub peer_timeout: Duration,
     /// Bytes of the kernel's send and receive buffer of each lane, 0 for autotuning. Default 0.
     pub socket_buffer_bytes: usize,
@@ -124,6 +126,14 @@ impl Config {
         range("lanes", self.lanes.into(), 1, LANES_MAX.into())?;
         range("frame_bytes", self.frame_bytes, FRAME_BYTES_MIN, FRAME_BYTES_MAX)?;
         range("slots_per_lane", self.slots_per_lane, 2, 64)?;
+        if self.peer_timeout < PEER_TIMEOUT_MIN {
+            return Err(Error::Config(ConfigError {
+                key: "peer_timeout",
+                found: format!("{:?}", self.peer_timeout),
+                wanted: format!("at least {PEER_TIMEOUT_MIN:?}"),
+                remedy: "heartbeats need some time to come: name more".to_owned(),
+            }));
+        }
         if !self.frame_bytes.is_multiple_of(PAGE_BYTES) {
             return Err(Error::Config(ConfigError {
                 key: "frame_bytes",
@@ -174,6 +184,7 @@ mod tests {
             Config { frame_bytes: (64 << 10) + 1, ..Config::default() },
             Config { frame_bytes: 2 << 20, ..Config::default() },
             Config { slots_per_lane: 1, ..Config::default() },
+            Config { peer_timeout: Duration::from_millis(999), ..Config::default() },
         ] {
             assert!(matches!(bad.check(), Err(Error::Config(_))), "{bad:?}");
         }

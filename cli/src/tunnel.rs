@@ -56,6 +56,9 @@ pub(crate) fn source(arguments: &TunnelSourceArguments, cancel: &Canceller) -> O
         };
         let watch = Watch::new(tunnel.progress(), options);
         let report = tunnel.serve(&from);
+        if report.is_err() {
+            from.turn_away()?; // what is left of it must not begin the next one
+        }
         Ok(watch.end(report))
     })
 }

@@ -23,7 +23,7 @@ use crate::config::{EngineChoice, ZeroCopy};
 use crate::error::{Error, Result, SystemError};
 
 pub use probe::{MemoryLock, Operation, Probe, lane_locked_bytes};
-pub use ready::{Level, send_room_bytes};
+pub use ready::{Level, lift_unsent_limit, send_room_bytes};
 
 /// What an engine is made of.
 pub struct EngineSetup<'a> {
@@ -100,7 +100,7 @@ pub struct Extent {
 /// An operation that ended well.
 #[derive(Debug)]
 pub enum Done {
-    /// The kernel took all bytes of the send; the next may follow.
+    /// The kernel took all bytes of a send that it did not take at once; the next may follow.
     Sent,
     /// The receive is over: see [`Until`].
     Received {

@@ -8,6 +8,7 @@ use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, setsockopt,
 
 use super::TICK;
 use crate::config::Config;
+use crate::engine;
 use crate::error::{Error, Result, SystemError};
 
 /// A connection to a listener, non-blocking, with its options set.
@@ -40,6 +41,7 @@ pub(super) fn tune(socket: &impl AsFd, config: &Config) -> Result<()> {
         |name, e: nix::Error| Error::from(SystemError::from_errno("setsockopt", name, e as i32));
     setsockopt(socket, sockopt::TcpNoDelay, &true).map_err(|e| failed("TCP_NODELAY", e))?;
     setsockopt(socket, sockopt::KeepAlive, &true).map_err(|e| failed("SO_KEEPALIVE", e))?;
+    engine::lift_unsent_limit(socket)?;
     if config.socket_buffer_bytes > 0 {
         let bytes = config.socket_buffer_bytes;
         setsockopt(socket, sockopt::SndBuf, &bytes).map_err(|e| failed("SO_SNDBUF", e))?;

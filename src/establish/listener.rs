@@ -56,6 +56,12 @@ impl Until<'_> {
     }
 }
 
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listener").finish_non_exhaustive()
+    }
+}
+
 impl Listener {
     /// Listens at `address`, for example `0.0.0.0:7800` or `[::]:7800`.
     ///

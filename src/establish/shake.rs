@@ -187,11 +187,13 @@ impl<'a> Shake<'a> {
     }
 
     /// The listener answers a join. `admits` says whether the lane may come now; it is asked
-    /// once the request has verified. None where the request does not verify.
+    /// once the request has verified. None where the request does not verify, or the lane may not
+    /// come: whoever saw a join can send it again. None too where the dialler does not go on: it
+    /// knows itself what it lacks.
     ///
     /// # Errors
     ///
-    /// [`PeerError::Protocol`] where the lane may not come; as [`Self::join`] after that.
+    /// [`Error::Cancelled`]; [`Error::System`] where this end cannot go on.
     pub fn admit(
         &self,
         session: &Session,
@@ -203,11 +205,20 @@ impl<'a> Shake<'a> {
             return Ok(None);
         };
         if joined.generation != 0 || !admits(joined.lane) {
-            let text = format!("a join of lane {} out of turn", joined.lane);
-            return Err(PeerError::Protocol(text).into());
+            tracing::debug!(lane = joined.lane, "dropped a join out of turn: sent twice?");
+            return Ok(None);
         }
-        self.write(&mut socket, &reply)?;
-        self.confirm(socket, session.keys(&joined), joined.lane).map(Some)
+        let lane = self
+            .write(&mut socket, &reply)
+            .and_then(|()| self.confirm(socket, session.keys(&joined), joined.lane));
+        match lane {
+            Ok(lane) => Ok(Some(lane)),
+            Err(error @ Error::Peer(_)) => {
+                tracing::debug!(%error, lane = joined.lane, "no CONFIRM after a join");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn session(

@@ -44,5 +44,5 @@ pub fn blame(error: Error, lane: u16, frames: u64) -> Error {
 }
 
 fn closed(lane: u16, frames: u64) -> Error {
-    PeerError::Closed { lane, phase: "before the migration was over", frames }.into()
+    PeerError::Closed { lane, phase: "before the session was over", frames }.into()
 }

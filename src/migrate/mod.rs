@@ -29,8 +29,8 @@ use crate::lane::Lane;
 
 /// How often a wait looks whether somebody cancelled.
 const TICK: Duration = Duration::from_millis(100);
-/// How often an idle end says that it is alive.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often an idle end says that it is alive: some times in the shortest `peer_timeout`.
+const HEARTBEAT: Duration = Duration::from_millis(250);
 /// What the other end may have said before the caller listens: an honest one says one thing and
 /// waits.
 const EVENTS: usize = 16;

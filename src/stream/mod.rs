@@ -42,7 +42,9 @@
 //!
 //! Each direction ends with a sealed frame that says what it carried. A connection that ends
 //! without it is an error, never an end of file: nobody can cut a stream short unseen. So a
-//! stream that is dropped before [`Stream::shutdown`] is an error at the other end.
+//! stream that is dropped before [`Stream::shutdown`] is an error at the other end. Its kind is
+//! [`io::ErrorKind::UnexpectedEof`], as `read_exact` of the standard library gives where a stream
+//! ends well and too early; only an error of the connection has an [`Error`] inside.
 #![forbid(unsafe_code)]
 
 mod reading;
@@ -54,8 +56,8 @@ pub use session::Streams;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError};
 
 use crate::config::Config;
 use crate::engine::{self, EngineStatistics, Level};
@@ -74,6 +76,8 @@ pub struct Stream {
     writing: Mutex<Writing>,
     reading: Mutex<Reading>,
     nonblocking: AtomicBool,
+    /// Threads in a write: who else holds its lock is done soon.
+    writers: AtomicUsize,
     read_shut: AtomicBool,
     write_shut: AtomicBool,
     level: OnceLock<Level>,
@@ -111,6 +115,7 @@ impl Stream {
             writing: Mutex::new(writing),
             reading: Mutex::new(reading),
             nonblocking: AtomicBool::new(false),
+            writers: AtomicUsize::new(0),
             read_shut: AtomicBool::new(false),
             write_shut: AtomicBool::new(false),
             level: OnceLock::new(),
@@ -150,8 +155,9 @@ impl Stream {
         })
     }
 
-    /// Copies the next opened bytes and leaves them for the next read. 0 is the end of the
-    /// stream; else at least one byte, and not always as many as there are.
+    /// Copies the next bytes and leaves them for the next read: those that were opened and, up to
+    /// 4096, those of whole frames that are there. 0 is the end of the stream; else at least one
+    /// byte, for which it waits as a read does.
     ///
     /// # Errors
     ///
@@ -173,6 +179,7 @@ impl Stream {
     /// [`io::ErrorKind::BrokenPipe`] after [`Self::shutdown`] or where the connection has ended.
     /// The stream takes nothing more after an error but [`io::ErrorKind::WouldBlock`].
     pub fn write_vectored(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        let _inside = Inside::new(&self.writers);
         let mut writing = lock(&self.writing);
         if self.write_shut.load(Ordering::Acquire) {
             return Err(writing::shut_down());
@@ -185,30 +192,28 @@ impl Stream {
     ///
     /// `Write` says the end of the stream to the other end, which reads what was written before
     /// and then 0; waits, where the stream is blocking, until the kernel has it. `Read` lets reads
-    /// return 0. `Both` does both and never waits: where the kernel has no room, or another thread
-    /// is writing, the end is not said and the other end sees an error. A thread that waits in
-    /// [`Self::read_vectored`] or [`Self::write_vectored`] wakes.
+    /// return 0. `Both` does both and never waits: where the kernel has no room for the end, it is
+    /// not said and the other end sees an error, so say `Write` first. While another thread
+    /// is in a write, neither says the end: that thread wakes with an error, and the other end sees
+    /// one too. A thread that waits in [`Self::read_vectored`] wakes and reads 0.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::WouldBlock`] for `Write` on a non-blocking stream without room; what kept
-    /// the end from being said. The direction has ended then all the same, but for `WouldBlock`.
+    /// What kept the end from being said; the direction has ended all the same. But `Write` on a
+    /// non-blocking stream without room gives [`io::ErrorKind::WouldBlock`] and has changed nothing:
+    /// call again when the socket is writable.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         if how != Shutdown::Write {
             self.read_shut.store(true, Ordering::Release);
         }
         let mut said = Ok(());
         if how != Shutdown::Read {
-            let writing = self.writing.try_lock();
-            if writing.is_err() {
-                self.write_shut.store(true, Ordering::Release);
-            }
-            said = match writing {
-                Ok(mut writing) => {
+            said = match self.writing_unless_busy() {
+                Some(mut writing) => {
                     let now = how == Shutdown::Both || self.nonblocking.load(Ordering::Acquire);
                     writing.end(&self.socket, now, &self.write_shut)
                 }
-                Err(_) => Err(writing::shut_down()),
+                None => Err(writing::shut_down()),
             };
             let would_block = |e: &io::Error| e.kind() == io::ErrorKind::WouldBlock;
             if how == Shutdown::Write && said.as_ref().is_err_and(would_block) {
@@ -220,9 +225,41 @@ impl Stream {
         said
     }
 
-    /// A descriptor that poll(2) calls readable (POLLIN) while a read would not wait, for loops
-    /// that look at levels. Bytes that were opened and wait here do not show in the socket.
-    /// Writability is the socket's own ([`Self::as_fd`], POLLOUT).
+    /// Gives the stream up in both directions and never waits. The other end reads what was written
+    /// before, then an error with this reason (up to 1024 bytes), where the kernel has room for it
+    /// and no other thread is in a write; else that the connection ended.
+    pub fn cancel(&self, reason: &str) {
+        self.read_shut.store(true, Ordering::Release);
+        if let Some(mut writing) = self.writing_unless_busy() {
+            writing.cancel(&self.socket, reason);
+        }
+        self.write_shut.store(true, Ordering::Release);
+        engine::shutdown_one(&self.socket, Shutdown::Both);
+    }
+
+    /// The writing half; none, and writes are shut, where a thread is in a write.
+    fn writing_unless_busy(&self) -> Option<MutexGuard<'_, Writing>> {
+        loop {
+            match self.writing.try_lock() {
+                Ok(writing) => return Some(writing),
+                Err(TryLockError::Poisoned(half)) => return Some(half.into_inner()),
+                Err(TryLockError::WouldBlock) if self.writers.load(Ordering::Acquire) > 0 => {
+                    self.write_shut.store(true, Ordering::Release);
+                    return None;
+                }
+                // Somebody looks at its figures.
+                Err(TryLockError::WouldBlock) => std::thread::yield_now(),
+            }
+        }
+    }
+
+    /// A descriptor that poll(2) calls readable (POLLIN) whenever a read would not wait, for loops
+    /// that look at levels. Bytes that were opened and wait here do not show in the socket. It may
+    /// be readable with a part of a frame there, where the read gives
+    /// [`io::ErrorKind::WouldBlock`]. Writability is the socket's own ([`Self::as_fd`], POLLOUT);
+    /// after blocking writes with zero-copy sends the socket may be writable while a slot is still
+    /// with the network, where a write gives `WouldBlock`. The first call waits for a read that is
+    /// going on.
     ///
     /// # Errors
     ///
@@ -269,7 +306,30 @@ fn lock<T>(half: &Mutex<T>) -> MutexGuard<'_, T> {
     half.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// The socket: writable (POLLOUT) when a write would take something. For reads, readable once
+/// Counts a thread for as long as it is inside.
+struct Inside<'a>(&'a AtomicUsize);
+
+impl<'a> Inside<'a> {
+    fn new(threads: &'a AtomicUsize) -> Self {
+        threads.fetch_add(1, Ordering::AcqRel);
+        Self(threads)
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+/// The socket, whose flags are to be left alone (O_NONBLOCK would make waits spin; see
+/// [`Stream::set_nonblocking`]): writable (POLLOUT) when a write would take something. For reads, readable once
 /// after each [`io::ErrorKind::WouldBlock`], as loops that look at edges want it; see
 /// [`Stream::read_ready_fd`].
 impl AsFd for Stream {
@@ -335,15 +395,16 @@ struct Failure {
 
 impl Failure {
     fn again(&self) -> io::Error {
-        io::Error::new(self.kind, format!("the stream failed before: {}", self.text))
+        io::Error::new(self.kind, Error::Misuse(format!("the stream failed before: {}", self.text)))
     }
 
     /// Keeps what can be said again of an error that is given out now.
-    fn keep(into: &mut Option<Self>, error: Error) -> io::Error {
+    fn keep(into: &mut Option<Self>, error: Error, kind: Option<io::ErrorKind>) -> io::Error {
         let text = error.to_string();
-        let error = io::Error::from(error);
-        *into = Some(Self { kind: error.kind(), text });
-        error
+        let told = io::Error::from(error);
+        let kind = kind.unwrap_or(told.kind());
+        *into = Some(Self { kind, text });
+        io::Error::new(kind, told.into_inner().expect("the error is inside"))
     }
 }
 

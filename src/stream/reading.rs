@@ -15,8 +15,13 @@ use crate::lane::{StreamEvent, StreamReceiver};
 use crate::seal::Opener;
 use crate::wire::Control;
 
+/// How far a peek looks beyond the frame in hand.
+const PEEK_BYTES_MAX: usize = 4096;
+
 pub(super) struct Reading {
     receiver: StreamReceiver,
+    /// Bytes of earlier frames that a peek went beyond; they come before `hand`.
+    front: Vec<u8>,
     /// Opened and not read yet.
     hand: Range<usize>,
     ended: bool,
@@ -44,13 +49,13 @@ impl Reading {
             from,
         })?;
         let receiver = StreamReceiver::new(engine, pool, opener, lane, frame_bytes);
-        Ok(Self { receiver, hand: 0..0, ended: false, failed: None })
+        Ok(Self { receiver, front: Vec::new(), hand: 0..0, ended: false, failed: None })
     }
 
     /// Waits until there are bytes to take; false at the end of the stream.
     pub(super) fn has_bytes(&mut self, now: bool, shut: &AtomicBool) -> io::Result<bool> {
         loop {
-            if !self.hand.is_empty() {
+            if self.available() > 0 {
                 return Ok(true);
             }
             if self.ended || shut.load(Ordering::Acquire) {
@@ -79,29 +84,67 @@ impl Reading {
                 Err(_) if shut.load(Ordering::Acquire) => return Ok(false),
                 Err(error) => error,
             };
-            return Err(Failure::keep(&mut self.failed, error));
+            return Err(Failure::keep(&mut self.failed, error, None));
         }
+    }
+
+    fn available(&self) -> usize {
+        self.front.len() + self.hand.len()
     }
 
     /// Moves opened bytes out, as many as fit.
     pub(super) fn take(&mut self, into: &mut [u8]) -> usize {
-        let bytes = self.peek(into);
-        self.hand.start += bytes;
+        let bytes = self.copy(into);
+        let of_front = bytes.min(self.front.len());
+        self.front.drain(..of_front);
+        self.hand.start += bytes - of_front;
         bytes
     }
 
-    pub(super) fn peek(&self, into: &mut [u8]) -> usize {
-        let bytes = into.len().min(self.hand.len());
-        if bytes > 0 {
-            let from = self.hand.start..self.hand.start + bytes;
-            into[..bytes].copy_from_slice(self.receiver.payload(from));
+    /// Copies opened bytes, and those of further frames that are there.
+    pub(super) fn peek(&mut self, into: &mut [u8]) -> usize {
+        let wanted = into.len().min(PEEK_BYTES_MAX);
+        while self.available() < wanted && !self.ended && self.failed.is_none() {
+            // The next frame takes the place of the one in hand.
+            if !self.hand.is_empty() {
+                self.front.extend_from_slice(self.receiver.payload(self.hand.clone()));
+                self.hand = 0..0;
+            }
+            match self.receiver.next(true, None) {
+                Ok(StreamEvent::Data(range)) => self.hand = range,
+                Ok(StreamEvent::End | StreamEvent::Closed) => self.ended = true,
+                Ok(StreamEvent::Control(Control::Heartbeat)) => {}
+                Ok(StreamEvent::Nothing | StreamEvent::Sent) => break,
+                // The read that comes to it tells it.
+                Ok(StreamEvent::Control(control)) => {
+                    let text = format!("{} on a stream", control.name());
+                    Failure::keep(&mut self.failed, PeerError::Protocol(text).into(), None);
+                }
+                Ok(StreamEvent::Cancelled(reason)) => {
+                    Failure::keep(&mut self.failed, ended_by_peer(&reason), None);
+                }
+                Err(error) => {
+                    Failure::keep(&mut self.failed, error, None);
+                }
+            }
         }
-        bytes
+        self.copy(into)
+    }
+
+    fn copy(&self, into: &mut [u8]) -> usize {
+        let of_front = into.len().min(self.front.len());
+        into[..of_front].copy_from_slice(&self.front[..of_front]);
+        let of_hand = (into.len() - of_front).min(self.hand.len());
+        if of_hand > 0 {
+            let from = self.hand.start..self.hand.start + of_hand;
+            into[of_front..][..of_hand].copy_from_slice(self.receiver.payload(from));
+        }
+        of_front + of_hand
     }
 
     /// Whether a read would return at once whatever the socket says.
     pub(super) fn has_more(&self) -> bool {
-        !self.hand.is_empty() || self.ended || self.failed.is_some() || self.receiver.has_event()
+        self.available() > 0 || self.ended || self.failed.is_some() || self.receiver.has_event()
     }
 
     pub(super) fn statistics(&self) -> (u64, u64, EngineStatistics) {

@@ -30,6 +30,12 @@ struct Shared {
     numbers: Mutex<HashSet<u16>>,
 }
 
+impl std::fmt::Debug for Streams {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Streams").finish_non_exhaustive()
+    }
+}
+
 impl Streams {
     /// Opens a session over a connected stream socket, as the end that dialled. Blocks until the
     /// other end has shown that it holds the secret, at most `config.handshake_timeout`.
@@ -101,7 +107,9 @@ impl Streams {
             return Err(stranger("its first message joins no session"));
         };
         let lane = shake.admit(&self.0.session, socket, &hello, |lane| self.number_is_new(lane))?;
-        self.stream(lane.ok_or_else(|| stranger("its request for a stream does not verify"))?)
+        self.stream(lane.ok_or_else(|| {
+            stranger("its request for a stream does not verify, or is an old one")
+        })?)
     }
 
     /// Connects to a listener and opens a session.
@@ -176,11 +184,13 @@ impl Streams {
     fn join_lane(&self, socket: TcpStream, cancel: &Canceller) -> Result<Lane> {
         let number = {
             let mut numbers = self.numbers();
-            let number = numbers.len() as u16;
-            if number == STREAMS_MAX || !numbers.insert(number) {
-                let text = format!("{STREAMS_MAX} streams were opened in this session, the limit");
-                return Err(Error::Misuse(text));
-            }
+            let unused = (numbers.len() as u16..STREAMS_MAX).find(|n| !numbers.contains(n));
+            let number = unused.ok_or_else(|| {
+                Error::Misuse(format!(
+                    "{STREAMS_MAX} streams were opened in this session, the limit"
+                ))
+            })?;
+            numbers.insert(number);
             number
         };
         self.shake(cancel).join(&self.0.session, socket, number)
@@ -237,7 +247,7 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// [`Error::Cancelled`]; [`PeerError::Protocol`] where the other end joins a number twice.
+    /// [`Error::Cancelled`]; [`Error::System`] where this end cannot go on.
     pub fn next_stream(&mut self, streams: &Streams, cancel: &Canceller) -> Result<Stream> {
         let joined = self.next_lane_until(streams, cancel, || false)?;
         streams.stream(joined.expect("it waits without a limit"))

@@ -13,7 +13,7 @@ use crate::engine::{self, Callers, Endpoint, EngineSetup, EngineStatistics, send
 use crate::error::{ConfigError, Error, PeerError, Result, SystemError};
 use crate::lane::{Sender, blame};
 use crate::seal::Sealer;
-use crate::wire::{Control, HEADER_FIXED_BYTES, PREFIX_BYTES, TAG_BYTES};
+use crate::wire::{Control, HEADER_FIXED_BYTES, PREFIX_BYTES, TAG_BYTES, reason_bytes};
 
 /// Bytes of a frame beside its payload.
 const AROUND_BYTES: usize = PREFIX_BYTES + HEADER_FIXED_BYTES + 2 * TAG_BYTES;
@@ -86,7 +86,7 @@ impl Writing {
             let mut piece = (total - written).min(self.sender.frame_bytes());
             if now {
                 piece = piece.min(self.room(socket));
-                let no_slot = !self.reclaim().map_err(|e| self.fail(e))?;
+                let no_slot = !self.reclaim().map_err(|e| self.fail(e, shut))?;
                 if piece == 0
                     || no_slot
                     || (written > 0 && piece < PIECE_BYTES_MIN.min(total - written))
@@ -95,13 +95,13 @@ impl Writing {
                 }
             }
             let sent = self.send(piece, &mut cursor, shut);
-            sent.map_err(|e| self.fail(e))?;
+            sent.map_err(|e| self.fail(e, shut))?;
             written += piece;
         }
         if written == 0 && total > 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        self.drain().map_err(|e| self.fail(e))?;
+        self.drain(shut).map_err(|e| self.fail(e, shut))?;
         self.bytes += written as u64;
         Ok(written)
     }
@@ -115,16 +115,36 @@ impl Writing {
         if now && self.room(socket) == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let (frames, bytes) = (self.sender.frames(), self.bytes);
-        if now && !self.reclaim().map_err(|e| self.fail(e))? {
+        if now && !self.reclaim().map_err(|e| self.fail(e, shut))? {
             return Err(io::ErrorKind::WouldBlock.into());
         }
+        let end = Control::StreamEnd { frames: self.sender.frames(), bytes: self.bytes };
+        self.say(end, &[], shut)
+    }
+
+    /// Gives the stream up, and says why where there is room for it.
+    pub(super) fn cancel(&mut self, socket: &OwnedFd, reason: &str) {
+        let reason = reason_bytes(reason);
+        let can_say = !self.ended
+            && self.failed.is_none()
+            && self.room(socket) > reason.len()
+            && self.reclaim().unwrap_or(false);
+        if can_say {
+            let cancel = Control::Cancel { payload_bytes: reason.len() };
+            // Whoever does not hear it sees the connection end.
+            let _ = self.say(cancel, reason, &AtomicBool::new(true));
+        }
+        self.ended = true;
+    }
+
+    /// The last word of this direction.
+    fn say(&mut self, control: Control, payload: &[u8], shut: &AtomicBool) -> io::Result<()> {
         let said = self.slot(shut).and_then(|slot| {
-            self.drain()?;
-            self.sender.send_control(slot, Control::StreamEnd { frames, bytes }, &[])?;
-            self.drain()
+            self.drain(shut)?;
+            self.sender.send_control(slot, control, payload)?;
+            self.drain(shut)
         });
-        said.map_err(|e| self.fail(e))?;
+        said.map_err(|e| self.fail(e, shut))?;
         self.ended = true;
         Ok(())
     }
@@ -145,7 +165,7 @@ impl Writing {
         let mut slot = self.slot(shut)?;
         from.copy(&mut slot.payload_mut()[..bytes]);
         let sealed = self.sender.seal_stream(slot, bytes)?;
-        self.drain()?;
+        self.drain(shut)?;
         self.sender.send_sealed(sealed)
     }
 
@@ -166,31 +186,35 @@ impl Writing {
             if let Some(slot) = self.sender.take_slot() {
                 return Ok(slot);
             }
-            if shut.load(Ordering::Acquire) {
-                return Err(SystemError::from_errno("send", "stream", libc::EPIPE).into());
-            }
-            self.sender.step(Some(Instant::now() + TICK))?;
+            self.wait(shut)?;
         }
     }
 
     /// Waits until the kernel has everything.
-    fn drain(&mut self) -> Result<()> {
+    fn drain(&mut self, shut: &AtomicBool) -> Result<()> {
         while !self.sender.can_send() {
-            self.sender.step(None)?;
+            self.wait(shut)?;
         }
         Ok(())
     }
 
-    fn fail(&mut self, error: Error) -> io::Error {
+    /// Waits for the network; a shutdown ends that, also where poll(2) does not show it (AF_UNIX
+    /// with one direction shut, a slot that the network holds).
+    fn wait(&mut self, shut: &AtomicBool) -> Result<()> {
+        if self.sender.step(Some(Instant::now() + TICK))?.is_none() && shut.load(Ordering::Acquire)
+        {
+            return Err(SystemError::from_errno("send", "stream", libc::EPIPE).into());
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, error: Error, shut: &AtomicBool) -> io::Error {
         let error = blame(error, self.lane, self.sender.frames());
         let closed = matches!(error, Error::Peer(PeerError::Closed { .. }));
-        let failed = Failure::keep(&mut self.failed, error);
-        if !closed {
-            return failed;
-        }
-        // As a socket's writer knows it.
-        self.failed.iter_mut().for_each(|failure| failure.kind = io::ErrorKind::BrokenPipe);
-        io::Error::new(io::ErrorKind::BrokenPipe, failed)
+        // A writer knows a connection that ended as a socket's writer does.
+        let kind = closed.then_some(io::ErrorKind::BrokenPipe);
+        let error = if closed && shut.load(Ordering::Acquire) { was_shut_down() } else { error };
+        Failure::keep(&mut self.failed, error, kind)
     }
 }
 
@@ -217,7 +241,11 @@ impl Cursor<'_> {
 }
 
 pub(super) fn shut_down() -> io::Error {
-    io::Error::new(io::ErrorKind::BrokenPipe, "the stream was shut down at this end")
+    io::Error::new(io::ErrorKind::BrokenPipe, was_shut_down())
+}
+
+fn was_shut_down() -> Error {
+    Error::Misuse("the stream was shut down at this end".to_owned())
 }
 
 fn must_block() -> io::Error {

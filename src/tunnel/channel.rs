@@ -77,10 +77,11 @@ impl Channel {
         self.open_halves.load(Ordering::Acquire) == 0
     }
 
-    /// Ends both connections under its threads.
+    /// Ends both connections under its threads. The lane first: an end of the local socket that
+    /// is our own doing must not be told as the hypervisor's.
     pub(super) fn cut(&self) {
-        engine::shutdown(&self.local);
         engine::shutdown(&self.lane);
+        engine::shutdown(&self.local);
     }
 
     pub(super) fn statistics(&self) -> ChannelStatistics {

@@ -2,11 +2,11 @@
 //! up.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::GRACE;
-use super::shared::Shared;
+use super::shared::{Shared, lock};
 use crate::buffer::Pool;
 use crate::config::{Config, PAGE_BYTES, ZeroCopy};
 use crate::engine::{self, Callers, Endpoint, Engine, EngineSetup};
@@ -15,8 +15,8 @@ use crate::lane::{Sender, StreamEvent, StreamReceiver};
 use crate::seal::{Opener, Sealer};
 use crate::wire::{Control, reason_bytes};
 
-/// How often each end says that it is alive.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often each end says that it is alive: some times in the shortest `peer_timeout`.
+const HEARTBEAT: Duration = Duration::from_millis(250);
 
 /// What this end says. Any thread may speak.
 pub(super) struct Voice(Mutex<Speaker>);
@@ -59,8 +59,13 @@ impl Voice {
         speaker.ended = true;
     }
 
-    fn speaker(&self) -> std::sync::MutexGuard<'_, Speaker> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// Whether the last word was said.
+    fn has_ended(&self) -> bool {
+        self.speaker().ended
+    }
+
+    fn speaker(&self) -> MutexGuard<'_, Speaker> {
+        lock(&self.0)
     }
 }
 
@@ -85,11 +90,11 @@ impl Speaker {
         while !self.sender.can_send() && Instant::now() < deadline {
             self.sender.step(Some(deadline))?;
         }
-        Ok(true)
+        Ok(self.sender.can_send())
     }
 }
 
-/// Hears the other end until it has said its last word.
+/// Hears the other end, and says that this one lives, until both have said their last word.
 pub(super) fn hear(
     shared: &Shared,
     config: &Config,
@@ -101,15 +106,21 @@ pub(super) fn hear(
     let mut receiver = StreamReceiver::new(engine, pool, opener, 0, PAGE_BYTES);
     let (mut said, mut heard) = (Instant::now(), Instant::now());
     loop {
-        match receiver.next(false, Some(said + HEARTBEAT))? {
-            StreamEvent::Nothing => {}
-            StreamEvent::Control(Control::Heartbeat) => heard = Instant::now(),
-            StreamEvent::Cancelled(reason) => return Err(ended_by_peer(&reason)),
-            StreamEvent::End => {
+        match receiver.next(false, Some(said + HEARTBEAT)) {
+            // It has nothing more to say, and this end neither.
+            _ if shared.is_over() => return Ok(()),
+            Ok(StreamEvent::Nothing) => {}
+            Ok(StreamEvent::Control(Control::Heartbeat)) => heard = Instant::now(),
+            Ok(StreamEvent::Cancelled(reason)) => return Err(ended_by_peer(&reason)),
+            Ok(StreamEvent::End) => {
                 shared.set_peer_ended();
-                return Ok(());
+                if shared.voice.has_ended() {
+                    return Ok(());
+                }
+                heard = Instant::now();
             }
-            _ => return Err(protocol("no word of a tunnel on its lane 0")),
+            Ok(_) => return Err(protocol("no word of a tunnel on its lane 0")),
+            Err(error) => return Err(error),
         }
         if said.elapsed() >= HEARTBEAT {
             shared.voice.heartbeat()?;

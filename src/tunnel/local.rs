@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, setsockopt,
-    socket, sockopt,
+    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, listen, recv,
+    setsockopt, socket, sockopt,
 };
 use nix::sys::stat::{Mode, fchmod};
 use nix::sys::time::{TimeVal, TimeValLike};
@@ -143,6 +143,27 @@ impl Drop for LocalListener {
         if fs::symlink_metadata(&self.path).is_ok_and(ours) {
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+/// What a connection that was accepted has to say.
+pub(super) enum FirstByte {
+    /// Something.
+    Here,
+    /// Nothing until now.
+    NotYet,
+    /// Nothing, and it is closed.
+    Never,
+}
+
+/// Looks for the first byte and leaves it there.
+pub(super) fn first_byte(socket: &OwnedFd) -> FirstByte {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    match recv(socket.as_raw_fd(), &mut [0], flags) {
+        Ok(0) => FirstByte::Never,
+        Ok(_) => FirstByte::Here,
+        Err(nix::Error::EAGAIN | nix::Error::EINTR) => FirstByte::NotYet,
+        Err(_) => FirstByte::Never,
     }
 }
 

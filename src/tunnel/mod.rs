@@ -28,7 +28,8 @@ mod shared;
 
 pub use local::LocalListener;
 
-use std::os::fd::AsFd;
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +48,7 @@ use crate::wire::Role;
 
 use channel::Channel;
 use control::Voice;
-use local::{Process, connect_local, tick};
+use local::{FirstByte, Process, connect_local, tick};
 use shared::Shared;
 
 /// How long a last word may take to be said, and to be heard where a lane was closed.
@@ -145,11 +146,21 @@ impl TunnelSource {
     pub fn serve(self, from: &LocalListener) -> Result<TunnelReport> {
         let Self { end, address } = &self;
         let shared = &end.shared;
+        let mut first = First::Awaited;
         while shared.check() && !shared.all_channels_ended() {
+            let door = match &first {
+                First::Silent(socket) => socket.as_fd(),
+                _ => from.as_fd(),
+            };
             let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
-            let _ = poll(&mut [readable(from.as_fd()), readable(shared.changed())], tick());
+            let _ = poll(&mut [readable(door), readable(shared.changed())], tick());
             shared.heed();
-            if let Err(error) = self.next_channel(from, address) {
+            let next = first.next(from);
+            let opened = next.and_then(|next| match next {
+                Some(local) => self.open(local, from, address),
+                None => Ok(()),
+            });
+            if let Err(error) = opened {
                 shared.fail(error);
             }
         }
@@ -163,11 +174,50 @@ impl TunnelSource {
         end.finish(None)
     }
 
-    fn next_channel(&self, from: &LocalListener, address: &str) -> Result<()> {
-        let Some(local) = from.accept()? else { return Ok(()) };
+    fn open(&self, local: OwnedFd, from: &LocalListener, address: &str) -> Result<()> {
         let lane = self.end.streams.dial_next_lane(address, &self.end.shared.cancel)?;
         let place = format!("unix:{}", from.path().display());
         self.end.open(Role::Source, lane, local, &place)
+    }
+}
+
+/// The first connection is let in with its first byte, which a hypervisor's main channel sends by
+/// itself; so whoever only looks whether somebody listens is no migration. Others may be silent:
+/// postcopy-preempt is until the target's guest runs.
+enum First {
+    Awaited,
+    Silent(OwnedFd),
+    Came,
+}
+
+impl First {
+    /// The next connection that is a channel.
+    fn next(&mut self, from: &LocalListener) -> Result<Option<OwnedFd>> {
+        let socket = match std::mem::replace(self, Self::Awaited) {
+            Self::Came => {
+                *self = Self::Came;
+                return from.accept();
+            }
+            Self::Silent(socket) => socket,
+            Self::Awaited => match from.accept()? {
+                Some(socket) => socket,
+                None => return Ok(None),
+            },
+        };
+        match local::first_byte(&socket) {
+            FirstByte::Here => {
+                *self = Self::Came;
+                Ok(Some(socket))
+            }
+            FirstByte::NotYet => {
+                *self = Self::Silent(socket);
+                Ok(None)
+            }
+            FirstByte::Never => {
+                tracing::info!("a connection was closed without a byte: no migration");
+                Ok(None)
+            }
+        }
     }
 }
 
@@ -210,6 +260,9 @@ impl TunnelTarget {
         let mut process = None;
         // The other end has opened all channels when it says its last word.
         while shared.check() && !(shared.peer_ended() && shared.all_channels_ended()) {
+            if shared.peer_ended() && shared.channels().is_empty() {
+                shared.fail(control::protocol("the end of a tunnel that had no channel"));
+            }
             match self.next_channel(listener, to) {
                 Ok(behind) => process = process.or(behind),
                 Err(error) => shared.fail(error),
@@ -258,7 +311,7 @@ impl End {
         Ok(Self { streams, shared })
     }
 
-    fn open(&self, role: Role, lane: Lane, local: std::os::fd::OwnedFd, place: &str) -> Result<()> {
+    fn open(&self, role: Role, lane: Lane, local: OwnedFd, place: &str) -> Result<()> {
         let number = lane.index;
         let with = (role, self.streams.frame_bytes());
         Channel::open(&self.shared, self.streams.config(), with, lane, local, place)?;
@@ -282,6 +335,18 @@ impl End {
     }
 }
 
+impl fmt::Debug for TunnelSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TunnelSource").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for TunnelTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TunnelTarget").finish_non_exhaustive()
+    }
+}
+
 impl Drop for End {
     /// No thread outlives it, whichever way it ends.
     fn drop(&mut self) {
@@ -299,3 +364,6 @@ fn loading_failed(process: i32) -> crate::Error {
         )
         .into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,8 @@ pub(super) struct Shared {
     error: FirstError,
     stopped: AtomicBool,
     peer_ended: AtomicBool,
+    /// All is well and was said: what happens to lane 0 from here on is no failure.
+    over: AtomicBool,
     /// Readable since something happened that the serving thread waits for.
     changed: EventFd,
     channels: Mutex<Vec<Arc<Channel>>>,
@@ -44,6 +46,7 @@ impl Shared {
             error: FirstError::default(),
             stopped: AtomicBool::new(false),
             peer_ended: AtomicBool::new(false),
+            over: AtomicBool::new(false),
             changed,
             channels: Mutex::default(),
             threads: Mutex::default(),
@@ -120,6 +123,10 @@ impl Shared {
         self.peer_ended.load(Ordering::Acquire)
     }
 
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
     /// Wakes the serving thread.
     pub(super) fn wake(&self) {
         let _ = self.changed.write(1); // it can only be readable already
@@ -148,6 +155,9 @@ impl Shared {
                 std::thread::sleep(Duration::from_millis(2));
             }
             engine::shutdown(&self.control);
+        } else {
+            self.over.store(true, Ordering::Release);
+            engine::shutdown_one(&self.control, Shutdown::Read);
         }
         let threads = std::mem::take(&mut *lock(&self.threads));
         for thread in threads {

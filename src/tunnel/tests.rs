@@ -1,0 +1,269 @@
+//! Tunnels between plain unix sockets, with both engines.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::*;
+use crate::config::EngineChoice;
+use crate::wire::DIALLER_HELLO_BYTES;
+
+const BOTH: [EngineChoice; 2] = [EngineChoice::Uring, EngineChoice::Syscalls];
+/// What takes this long hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Two ends on their way, between a path to connect to and a listener.
+struct Rig {
+    place: tempfile::TempDir,
+    target: UnixListener,
+    progress: [TunnelProgress; 2],
+    cancel: Canceller,
+    address: String,
+    threads: Vec<JoinHandle<()>>,
+    /// How the source's end ended, and the target's.
+    ends: [Receiver<Result<TunnelReport>>; 2],
+}
+
+impl Rig {
+    fn new(engine: EngineChoice) -> Self {
+        Self::with(Config { engine, ..Config::default() }, |address| address.to_owned())
+    }
+
+    /// `through` gives the address that the source dials for that of the target.
+    fn with(config: Config, through: impl FnOnce(&str) -> String) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let secret = OneTimeSecret::generate().unwrap();
+        let cancel = Canceller::default();
+        let mut listener = Listener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_address().unwrap().to_string();
+        let to = place.path().join("target");
+        let target = UnixListener::bind(&to).unwrap();
+        let (far_ended, far_end) = channel();
+        let (far_began, far_progress) = channel();
+        let (theirs, own) = (secret.clone(), config.clone());
+        let far = std::thread::spawn(move || {
+            let cancel = Canceller::default();
+            let tunnel = TunnelTarget::accept(&mut listener, &theirs, &own, &cancel).unwrap();
+            far_began.send(tunnel.progress()).unwrap();
+            let _ = far_ended.send(tunnel.serve(&mut listener, &to));
+        });
+        let from = LocalListener::bind(&place.path().join("source")).unwrap();
+        let tunnel = TunnelSource::dial(&through(&address), &secret, &config, &cancel).unwrap();
+        from.listen().unwrap();
+        let progress = [tunnel.progress(), far_progress.recv().unwrap()];
+        let (near_ended, near_end) = channel();
+        let near = std::thread::spawn(move || {
+            let _ = near_ended.send(tunnel.serve(&from));
+        });
+        let ends = [near_end, far_end];
+        Self { place, target, progress, cancel, address, threads: vec![near, far], ends }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.place.path().join("source")
+    }
+
+    fn connect(&self) -> UnixStream {
+        UnixStream::connect(self.path()).unwrap()
+    }
+
+    /// A channel that has carried a byte: both of its ends.
+    fn channel(&self) -> (UnixStream, UnixStream) {
+        let mut near = self.connect();
+        near.write_all(&[7]).unwrap();
+        let (mut far, _) = self.target.accept().unwrap();
+        let mut came = [0];
+        far.read_exact(&mut came).unwrap();
+        assert_eq!(came, [7]);
+        (near, far)
+    }
+
+    /// How both ended.
+    fn ends(&mut self) -> [Result<TunnelReport>; 2] {
+        let ends = self.ends.each_ref().map(|end| end.recv_timeout(PATIENCE).expect("it hangs"));
+        self.threads.drain(..).for_each(|thread| thread.join().unwrap());
+        ends
+    }
+
+    fn finish(&mut self) -> [TunnelReport; 2] {
+        self.ends().map(|end| end.unwrap())
+    }
+}
+
+fn bytes(count: usize, salt: u8) -> Vec<u8> {
+    (0..count).map(|n| (n / 253) as u8 ^ (n as u8).wrapping_mul(salt)).collect()
+}
+
+/// Writes all of it and ends that direction.
+fn write(socket: &UnixStream, bytes: &[u8]) {
+    let mut socket = socket;
+    socket.write_all(bytes).unwrap();
+    socket.shutdown(Shutdown::Write).unwrap();
+}
+
+fn read(socket: &UnixStream) -> Vec<u8> {
+    let (mut socket, mut all) = (socket, Vec::new());
+    socket.read_to_end(&mut all).unwrap();
+    all
+}
+
+#[test]
+fn channels_carry_both_directions_and_their_ends() {
+    for engine in BOTH {
+        let mut rig = Rig::new(engine);
+        let channels: Vec<_> = (0..9).map(|_| rig.channel()).collect();
+        std::thread::scope(|scope| {
+            for (n, (near, far)) in channels.iter().enumerate() {
+                let (there, back) = (bytes(2_000_003 >> n, 3 + n as u8), bytes(700_001, 9));
+                scope.spawn({
+                    let (there, back) = (there.clone(), back.clone());
+                    move || {
+                        // Every second channel ends this way last.
+                        if n % 2 == 1 {
+                            assert!(read(near) == back);
+                            write(near, &there);
+                        } else {
+                            write(near, &there);
+                            assert!(read(near) == back);
+                        }
+                    }
+                });
+                scope.spawn(move || {
+                    if n % 2 == 1 {
+                        write(far, &back);
+                        assert!(read(far) == there);
+                    } else {
+                        assert!(read(far) == there);
+                        write(far, &back);
+                    }
+                });
+            }
+        });
+        drop(channels);
+        let [near, far] = rig.finish();
+        let numbers = |report: &TunnelReport| {
+            report.channels.iter().map(|channel| channel.number).collect::<Vec<_>>()
+        };
+        assert_eq!(numbers(&near), (1..=9).collect::<Vec<_>>());
+        assert_eq!(far.watched, Some(std::process::id() as i32));
+        for (near, far) in near.channels.iter().zip(&far.channels) {
+            assert_eq!(
+                (near.sent_bytes, near.sent_frames),
+                (far.received_bytes, far.received_frames)
+            );
+            assert_eq!(
+                (near.received_bytes, near.received_frames),
+                (far.sent_bytes, far.sent_frames)
+            );
+            assert!(!near.is_open && near.sent_bytes > 1 && near.received_bytes == 700_001);
+        }
+    }
+}
+
+#[test]
+fn whoever_only_looks_is_no_migration() {
+    let mut rig = Rig::new(EngineChoice::Uring);
+    drop(rig.connect());
+    let silent = rig.connect();
+    std::thread::sleep(Duration::from_millis(50));
+    drop(silent);
+    let (near, far) = rig.channel();
+    write(&near, b"");
+    assert!(read(&far).is_empty());
+    drop((near, far));
+    assert_eq!(rig.finish()[1].channels.len(), 1);
+}
+
+#[test]
+fn what_breaks_one_channel_ends_all_at_both_ends() {
+    for engine in BOTH {
+        let mut rig = Rig::new(engine);
+        let (mut near, far) = rig.channel();
+        let (other_near, other_far) = rig.channel();
+        drop(far);
+        // It may take more than is in the sockets until that shows.
+        let block = bytes(1 << 20, 5);
+        while near.write_all(&block).is_ok() {}
+        assert!(read(&other_near).is_empty() && read(&other_far).is_empty());
+        for end in rig.ends() {
+            let error = end.unwrap_err().to_string();
+            assert!(
+                error.contains("channel 1 at unix:") && error.contains("see its log"),
+                "{error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_cut_never_looks_like_an_end() {
+    for engine in BOTH {
+        for _ in 0..10 {
+            let mut rig = Rig::new(engine);
+            let (near, far) = rig.channel();
+            rig.cancel.cancel();
+            for end in rig.ends() {
+                assert!(end.unwrap_err().is_cancelled());
+            }
+            // CONFIRM and one STREAM, no STREAM_END.
+            let came = rig.progress[1].channels()[0];
+            assert_eq!((came.received_frames, came.received_bytes), (2, 1), "{engine:?}");
+            drop((near, far));
+        }
+    }
+}
+
+#[test]
+fn a_join_that_was_seen_and_is_sent_again_harms_nobody() {
+    let (seen, joins) = channel();
+    let mut rig = Rig::with(Config::default(), |address| {
+        let recorder = TcpListener::bind("127.0.0.1:0").unwrap();
+        let shown = recorder.local_addr().unwrap().to_string();
+        let to = address.to_owned();
+        std::thread::spawn(move || {
+            for near in recorder.incoming().map_while(std::result::Result::ok) {
+                let (mut near, mut far) = (near, TcpStream::connect(&to).unwrap());
+                let mut first = [0; DIALLER_HELLO_BYTES];
+                near.read_exact(&mut first).unwrap();
+                far.write_all(&first).unwrap();
+                let _ = seen.send(first);
+                let (mut near2, mut far2) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+                std::thread::spawn(move || std::io::copy(&mut near, &mut far));
+                std::thread::spawn(move || std::io::copy(&mut far2, &mut near2));
+            }
+        });
+        shown
+    });
+    let (near, far) = rig.channel();
+    for first in joins.try_iter().collect::<Vec<_>>() {
+        let mut again = TcpStream::connect(&rig.address).unwrap();
+        again.write_all(&first).unwrap();
+        again.set_read_timeout(Some(PATIENCE)).unwrap();
+        // The open hears that a migration is going on; the join hears nothing.
+        let mut answer = Vec::new();
+        let _ = again.read_to_end(&mut answer);
+    }
+    let (second_near, second_far) = rig.channel();
+    for (near, far) in [(&near, &far), (&second_near, &second_far)] {
+        write(near, b"on it goes");
+        assert_eq!(read(far), b"on it goes");
+    }
+    drop((near, far, second_near, second_far));
+    rig.finish();
+}
+
+#[test]
+fn an_idle_tunnel_outlives_the_shortest_peer_timeout() {
+    let peer_timeout = crate::config::PEER_TIMEOUT_MIN;
+    let mut rig = Rig::with(Config { peer_timeout, ..Config::default() }, str::to_owned);
+    let (near, far) = rig.channel();
+    std::thread::sleep(2 * peer_timeout);
+    write(&near, b"still there");
+    assert_eq!(read(&far), b"still there");
+    drop((near, far));
+    rig.finish();
+}
