@@ -23,7 +23,7 @@ use crate::config::{EngineChoice, ZeroCopy};
 use crate::error::{Error, Result, SystemError};
 
 pub use probe::{MemoryLock, Operation, Probe, lane_locked_bytes};
-pub use ready::{Level, lift_unsent_limit, send_room_bytes};
+pub use ready::{Level, UNSENT_BYTES_MAX, send_room_bytes, set_unsent_limit};
 
 /// What an engine is made of.
 pub struct EngineSetup<'a> {

@@ -47,22 +47,24 @@ pub fn send_room_bytes(socket: &OwnedFd) -> usize {
     (free - free / OVERHEAD_DIVISOR).saturating_sub(OVERHEAD_BYTES).max(1)
 }
 
-/// Lifts `TCP_NOTSENT_LOWAT` (tcp(7)) off a TCP socket: with a limit, the system's own for one, a
+/// No limit for [`set_unsent_limit`].
+pub const UNSENT_BYTES_MAX: u32 = u32::MAX;
+
+/// Sets `TCP_NOTSENT_LOWAT` (tcp(7)) of a TCP socket: with a limit, the system's own for one, a
 /// write that [`send_room_bytes`] has room for would wait.
 ///
 /// # Errors
 ///
 /// [`crate::Error::System`] where it is no TCP socket.
-pub fn lift_unsent_limit(socket: &impl AsFd) -> Result<()> {
-    let most = u32::MAX;
-    // SAFETY: `most` has the four bytes that the length says.
+pub fn set_unsent_limit(socket: &impl AsFd, bytes: u32) -> Result<()> {
+    // SAFETY: `bytes` has the four bytes that the length says.
     let result = unsafe {
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),
             libc::IPPROTO_TCP,
             libc::TCP_NOTSENT_LOWAT,
-            (&raw const most).cast(),
-            size_of_val(&most) as libc::socklen_t,
+            (&raw const bytes).cast(),
+            size_of_val(&bytes) as libc::socklen_t,
         )
     };
     if result == 0 {

@@ -41,7 +41,7 @@ pub(super) fn tune(socket: &impl AsFd, config: &Config) -> Result<()> {
         |name, e: nix::Error| Error::from(SystemError::from_errno("setsockopt", name, e as i32));
     setsockopt(socket, sockopt::TcpNoDelay, &true).map_err(|e| failed("TCP_NODELAY", e))?;
     setsockopt(socket, sockopt::KeepAlive, &true).map_err(|e| failed("SO_KEEPALIVE", e))?;
-    engine::lift_unsent_limit(socket)?;
+    engine::set_unsent_limit(socket, engine::UNSENT_BYTES_MAX)?;
     if config.socket_buffer_bytes > 0 {
         let bytes = config.socket_buffer_bytes;
         setsockopt(socket, sockopt::SndBuf, &bytes).map_err(|e| failed("SO_SNDBUF", e))?;

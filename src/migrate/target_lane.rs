@@ -71,7 +71,7 @@ impl TargetLane {
                     self.frame(slot, prefix)?;
                 }
                 Received::Written(slot, token) => self.written(slot, token),
-                // The source speaks at least each second, on lane 0.
+                // The source speaks four times a second, on lane 0.
                 Received::Nothing if self.lane == 0 && heard.elapsed() > self.peer_timeout => {
                     let (phase, waited_s) =
                         ("while the source was to speak", heard.elapsed().as_secs());

@@ -218,8 +218,12 @@ fn shutdown_from_another_thread_wakes_a_reader_and_a_writer() {
             near.shutdown(how).unwrap();
             assert_eq!(reader.join().unwrap().unwrap(), 0, "{engine:?}");
         }
-        for how in [Shutdown::Write, Shutdown::Both] {
-            let (near, far) = pair(engine, tcp_pair());
+        // AF_UNIX does not show in poll(2) that one direction was shut.
+        for (how, sockets) in [Shutdown::Write, Shutdown::Both]
+            .into_iter()
+            .flat_map(|how| [(how, tcp_pair()), (how, unix_pair())])
+        {
+            let (near, far) = pair(engine, sockets);
             let writer = std::thread::spawn({
                 let near = Arc::clone(&near);
                 // Nobody reads: it waits.
@@ -227,12 +231,142 @@ fn shutdown_from_another_thread_wakes_a_reader_and_a_writer() {
             });
             await_readable(&far.as_fd());
             near.shutdown(how).unwrap_err();
-            assert_eq!(writer.join().unwrap().unwrap_err().kind(), ErrorKind::BrokenPipe);
+            let error = writer.join().unwrap().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+            let inside = error.get_ref().unwrap().downcast_ref::<Error>().unwrap();
+            assert!(inside.to_string().contains("shut down at this end"), "{inside}");
             // The end could not be said: no end of file at the other end.
             let error = (&*far).read_to_end(&mut Vec::new()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::UnexpectedEof, "{engine:?}");
         }
     }
+}
+
+#[test]
+fn figures_may_be_looked_at_while_the_end_is_said() {
+    let (near, far) = pair(EngineChoice::Syscalls, tcp_pair());
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    near.statistics();
+                    (&*near).flush().unwrap();
+                }
+            });
+        }
+        for _ in 0..200 {
+            (&*near).write_all(b"all of it").unwrap();
+        }
+        let said = near.shutdown(Shutdown::Write);
+        stop.store(true, Ordering::Relaxed);
+        said.unwrap();
+    });
+    let mut came = Vec::new();
+    (&*far).read_to_end(&mut came).unwrap();
+    assert_eq!(came.len(), 200 * 9);
+}
+
+#[test]
+fn a_non_blocking_write_returns_whatever_limits_the_socket_has() {
+    for engine in BOTH {
+        let (near, far) = tcp_pair();
+        // As net.ipv4.tcp_notsent_lowat would set it.
+        engine::set_unsent_limit(&near, 16 << 10).unwrap();
+        let (near, _far) = pair(engine, (near, far));
+        near.set_nonblocking(true);
+        let (told, ended) = channel();
+        let writer = Arc::clone(&near);
+        std::thread::spawn(move || {
+            let part = bytes(1_000_000, 5);
+            let error = loop {
+                if let Err(error) = (&*writer).write(&part) {
+                    break error;
+                }
+            };
+            told.send(error.kind()).unwrap();
+        });
+        let kind = ended.recv_timeout(Duration::from_secs(10)).expect("it waits");
+        assert_eq!(kind, ErrorKind::WouldBlock);
+    }
+}
+
+#[test]
+fn a_peek_looks_beyond_a_frame_and_a_cancel_gives_its_reason() {
+    for engine in BOTH {
+        let (near, far) = pair(engine, tcp_pair());
+        for part in [&b"Q"[..], b"EV", b"M rest"] {
+            (&*near).write_all(part).unwrap();
+        }
+        let mut magic = [0; 4];
+        await_readable(&far.read_ready_fd().unwrap());
+        while far.peek(&mut magic).unwrap() < 4 {
+            std::thread::yield_now();
+        }
+        assert_eq!(&magic, b"QEVM");
+        assert!(readable(&far.read_ready_fd().unwrap()));
+        let mut came = [0; 9];
+        (&*far).read_exact(&mut came).unwrap();
+        assert_eq!(&came, b"QEVM rest");
+        near.cancel("the disk is full");
+        let error = (&*far).read(&mut came).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
+        assert!(error.to_string().contains("the disk is full"), "{error}");
+        assert_eq!((&*near).write(b"more").unwrap_err().kind(), ErrorKind::BrokenPipe);
+        assert_eq!((&*near).read(&mut came).unwrap(), 0);
+    }
+}
+
+#[test]
+fn frames_that_come_in_any_pieces_are_read_whole() {
+    for (engine, nonblocking) in BOTH.into_iter().flat_map(|e| [(e, false), (e, true)]) {
+        let (near, relay_in) = UnixStream::pair().unwrap();
+        let (relay_out, far) = UnixStream::pair().unwrap();
+        let (back_in, back_out) = (relay_out.try_clone().unwrap(), relay_in.try_clone().unwrap());
+        std::thread::spawn(move || dribble(relay_in, relay_out));
+        std::thread::spawn(move || dribble(back_in, back_out));
+        let (near, far) = pair(engine, (near.into(), far.into()));
+        far.set_nonblocking(nonblocking);
+        let sent = bytes(400_000, 11);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut rest, mut next) = (&sent[..], 1);
+                while !rest.is_empty() {
+                    let part;
+                    (part, rest) = rest.split_at(next.min(rest.len()));
+                    (&*near).write_all(part).unwrap();
+                    next = next * 3 % 90_001 + 1;
+                }
+                near.shutdown(Shutdown::Write).unwrap();
+            });
+            let (mut came, mut buffer) = (Vec::new(), vec![0; 7777]);
+            loop {
+                match (&*far).read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(got) => came.extend_from_slice(&buffer[..got]),
+                    Err(e) => {
+                        assert!(nonblocking && e.kind() == ErrorKind::WouldBlock, "{e}");
+                        await_readable(&far.read_ready_fd().unwrap());
+                    }
+                }
+            }
+            assert!(came == sent, "{engine:?}");
+        });
+    }
+}
+
+/// Passes bytes on, a few at a time and now and then many.
+fn dribble(mut from: UnixStream, mut to: UnixStream) {
+    let (mut seed, mut buffer) = (12_345u32, [0; 5000]);
+    loop {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let most = if seed >> 30 == 0 { buffer.len() } else { 1 + (seed >> 16) as usize % 13 };
+        match from.read(&mut buffer[..most]) {
+            Ok(got @ 1..) if to.write_all(&buffer[..got]).is_ok() => {}
+            _ => break,
+        }
+    }
+    let _ = to.shutdown(Shutdown::Write);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The commands of docs/qemu-tunnel.md.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -20,8 +21,12 @@ fn the_try_in_the_docs_works_as_it_stands() {
         let sealane = Path::new(env!("CARGO_BIN_EXE_sealane"));
         std::os::unix::fs::symlink(sealane, bin.join("sealane")).unwrap();
         let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
-        let mut command = Command::new("sh");
-        command.args(["-e", "-c", script]).env("PATH", path).current_dir(place.path());
+        // A port that nobody else has now.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        assert!(script.contains("127.0.0.1:7811"));
+        let script = script.replace(":7811", &format!(":{port}"));
+        let mut command = Command::new("timeout");
+        command.args(["60", "sh", "-e", "-c", &script]).env("PATH", path).current_dir(place.path());
         let output = command.output().unwrap();
         let try_ = place.path().join("try");
         let logs = ["source.log", "target.log"].map(|log| fs::read_to_string(try_.join(log)));

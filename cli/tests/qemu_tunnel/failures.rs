@@ -20,7 +20,7 @@ fn a_cancelled_migration_can_be_repeated_over_new_tunnels() {
         rig.target.wait_target_failed();
         rig.assert_lives_at_source();
         let (near, far) = rig.ends();
-        println!("after a cancel the tunnels exit {:?}, {:?}", near.code, far.code);
+        assert_eq!((near.code, far.code), (Some(1), Some(1)), "{near:#?}\n{far:#?}");
         let mut again = Rig::with_source(&case, rig.source);
         again.start();
         again.finish();
