@@ -67,7 +67,7 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// [`Error::System`] where that cannot be.
+    /// [`crate::Error::System`] where that cannot be.
     pub fn bind(address: &str) -> Result<Self> {
         let failed = |operation, e: &std::io::Error| SystemError::from_io(operation, address, e);
         let socket = TcpListener::bind(address).map_err(|e| match e.raw_os_error() {

@@ -200,8 +200,8 @@ impl Stream {
     /// # Errors
     ///
     /// What kept the end from being said; the direction has ended all the same. But `Write` on a
-    /// non-blocking stream without room gives [`io::ErrorKind::WouldBlock`] and has changed nothing:
-    /// call again when the socket is writable.
+    /// non-blocking stream without room gives [`io::ErrorKind::WouldBlock`] and has changed
+    /// nothing: call again when the socket is writable.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         if how != Shutdown::Write {
             self.read_shut.store(true, Ordering::Release);
@@ -225,8 +225,8 @@ impl Stream {
         said
     }
 
-    /// Gives the stream up in both directions and never waits. The other end reads what was written
-    /// before, then an error with this reason (up to 1024 bytes), where the kernel has room for it
+    /// Gives the stream up in both directions and never waits. The other end reads what was
+    /// written before, then an error with this reason (up to 1024 bytes), where the kernel has room for it
     /// and no other thread is in a write; else that the connection ended.
     pub fn cancel(&self, reason: &str) {
         self.read_shut.store(true, Ordering::Release);
@@ -328,10 +328,10 @@ impl std::fmt::Debug for Stream {
     }
 }
 
-/// The socket, whose flags are to be left alone (O_NONBLOCK would make waits spin; see
-/// [`Stream::set_nonblocking`]): writable (POLLOUT) when a write would take something. For reads, readable once
+/// The socket: writable (POLLOUT) when a write would take something. For reads, readable once
 /// after each [`io::ErrorKind::WouldBlock`], as loops that look at edges want it; see
-/// [`Stream::read_ready_fd`].
+/// [`Stream::read_ready_fd`]. Its flags are to be left alone: O_NONBLOCK would make waits spin, see
+/// [`Stream::set_nonblocking`].
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
