@@ -226,8 +226,8 @@ impl Stream {
     }
 
     /// Gives the stream up in both directions and never waits. The other end reads what was
-    /// written before, then an error with this reason (up to 1024 bytes), where the kernel has room for it
-    /// and no other thread is in a write; else that the connection ended.
+    /// written before, then an error with this reason (up to 1024 bytes), where the kernel has room
+    /// for it and no other thread is in a write; else that the connection ended.
     pub fn cancel(&self, reason: &str) {
         self.read_shut.store(true, Ordering::Release);
         if let Some(mut writing) = self.writing_unless_busy() {
