@@ -125,7 +125,7 @@ pub enum PeerError {
     #[error("the other end broke the protocol: {0}")]
     Protocol(String),
     /// The other end refused, and said why. The text is authenticated.
-    #[error("the other end refused: {0}")]
+    #[error("the other end refused to go on: {0}")]
     Refused(String),
 }
 

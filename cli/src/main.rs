@@ -10,6 +10,7 @@ mod transfer;
 mod tunnel;
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::{CommandFactory, Parser};
 use sealane::{Canceller, Error, OneTimeSecret};
@@ -101,7 +102,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// SIGINT, SIGTERM and SIGHUP cancel; a second one ends the process at once.
+/// A signal that repeats another within this time is the same wish: timeout(1) and some shells send
+/// one to the process and one to its group.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
+
+/// SIGINT, SIGTERM and SIGHUP cancel; a second one, later, ends the process at once.
 fn cancel_on_signals(cancel: &Canceller) -> nix::Result<()> {
     use nix::sys::signal::{SigSet, Signal};
     let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
@@ -110,8 +115,10 @@ fn cancel_on_signals(cancel: &Canceller) -> nix::Result<()> {
     SigSet::from(Signal::SIGXFSZ).thread_block()?;
     let cancel = cancel.clone();
     std::thread::spawn(move || {
+        let mut first = None;
         while signals.wait().is_ok() {
-            if cancel.is_cancelled() {
+            let since: Instant = *first.get_or_insert_with(Instant::now);
+            if cancel.is_cancelled() && since.elapsed() > SAME_SIGNAL {
                 std::process::exit(4);
             }
             cancel.cancel();

@@ -126,8 +126,19 @@ impl OneTimeSecret {
         if metadata.len() > 4096 {
             return Err(unfit(format!("{shown} of {} bytes", metadata.len())));
         }
-        let text = Zeroizing::new(std::io::read_to_string(file).map_err(|e| system("read", &e))?);
-        Self::from_text(&text)
+        let text = match std::io::read_to_string(file) {
+            Ok(text) => Zeroizing::new(text),
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+                return Err(unfit(format!("{shown}, which is no text")));
+            }
+            Err(e) => return Err(system("read", &e).into()),
+        };
+        Self::from_text(&text).map_err(|error| match error {
+            Error::Config(e) => {
+                Error::Config(ConfigError { found: format!("{} in {shown}", e.found), ..e })
+            }
+            error => error,
+        })
     }
 
     /// The secret as hexadecimal digits. Whoever sees them can take the guest.

@@ -15,11 +15,12 @@ use std::sync::{Arc, Mutex};
 
 use super::ChannelStatistics;
 use super::control::protocol;
+use super::local::Process;
 use super::shared::{Shared, lock};
 use crate::buffer::{Pool, Slot};
 use crate::config::{Config, FRAME_BYTES_MIN, ZeroCopy};
 use crate::engine::{self, Callers, Done, Endpoint, EngineSetup, EngineStatistics, Until};
-use crate::error::{Error, Result, ended_by_peer};
+use crate::error::{Error, Result, SystemError, ended_by_peer};
 use crate::lane::{Lane, Sender, StreamEvent, StreamReceiver, blame};
 use crate::seal::{Opener, Sealer};
 use crate::wire::{Control, Role};
@@ -27,8 +28,10 @@ use crate::wire::{Control, Role};
 pub(super) struct Channel {
     number: u16,
     name: Arc<str>,
-    local: Arc<OwnedFd>,
-    lane: Arc<OwnedFd>,
+    /// The hypervisor's process, where it can be told.
+    process: Option<Process>,
+    /// The hypervisor's socket and the lane's, until both directions have ended.
+    sockets: Mutex<Option<[Arc<OwnedFd>; 2]>>,
     out_bytes: AtomicU64,
     into_bytes: AtomicU64,
     open_halves: AtomicU8,
@@ -47,11 +50,13 @@ impl Channel {
         place: &str,
     ) -> Result<()> {
         let Lane { index: number, socket, sealer, opener } = lane;
+        let process = Process::behind(&local);
+        let local = Arc::new(local);
         let channel = Arc::new(Self {
             number,
             name: format!("channel {number} at {place}").into(),
-            local: Arc::new(local),
-            lane: socket,
+            process,
+            sockets: Mutex::new(Some([Arc::clone(&local), Arc::clone(&socket)])),
             out_bytes: AtomicU64::new(0),
             into_bytes: AtomicU64::new(0),
             open_halves: AtomicU8::new(2),
@@ -59,17 +64,29 @@ impl Channel {
         });
         shared.add(&channel);
         let (ours, own) = (Arc::clone(&channel), config.clone());
+        let sockets = (Arc::clone(&local), Arc::clone(&socket));
         shared.spawn(format!("seal {number}"), move |_| {
-            ours.outbound(&own, role, frame_bytes, sealer)?;
-            ours.open_halves.fetch_sub(1, Ordering::AcqRel);
+            ours.outbound(&own, role, frame_bytes, sealer, sockets)?;
+            ours.half_ended();
             Ok(())
         })?;
         let own = config.clone();
         shared.spawn(format!("open {number}"), move |_| {
-            channel.inbound(&own, frame_bytes, opener)?;
-            channel.open_halves.fetch_sub(1, Ordering::AcqRel);
+            channel.inbound(&own, frame_bytes, opener, (local, socket))?;
+            channel.half_ended();
             Ok(())
         })
+    }
+
+    fn half_ended(&self) {
+        if self.open_halves.fetch_sub(1, Ordering::AcqRel) == 1 {
+            lock(&self.sockets).take();
+        }
+    }
+
+    /// The hypervisor's process, where it can be told.
+    pub(super) fn process(&self) -> Option<&Process> {
+        self.process.as_ref()
     }
 
     /// Whether both directions have ended well.
@@ -80,8 +97,10 @@ impl Channel {
     /// Ends both connections under its threads. The lane first: an end of the local socket that
     /// is our own doing must not be told as the hypervisor's.
     pub(super) fn cut(&self) {
-        engine::shutdown(&self.lane);
-        engine::shutdown(&self.local);
+        if let Some([local, lane]) = &*lock(&self.sockets) {
+            engine::shutdown(lane);
+            engine::shutdown(local);
+        }
     }
 
     pub(super) fn statistics(&self) -> ChannelStatistics {
@@ -104,6 +123,7 @@ impl Channel {
         role: Role,
         frame_bytes: usize,
         sealer: Sealer,
+        (local, lane): (Arc<OwnedFd>, Arc<OwnedFd>),
     ) -> Result<()> {
         // Memory goes from the source to the target. Back come a few bytes, and neither frames of
         // full size nor slots that the network holds on to are worth their locked memory there.
@@ -119,8 +139,8 @@ impl Channel {
             pool: &pool,
             register: zero_copy != ZeroCopy::Off,
             callers: Callers::One,
-            from: self.local_endpoint(),
-            to: Endpoint::of_lane(Arc::clone(&self.lane), self.number),
+            from: self.local_endpoint(local),
+            to: Endpoint::of_lane(lane, self.number),
         })?;
         let mut sender = Sender::new(engine, pool, sealer, self.number);
         let ended = self.seal_all(&mut sender);
@@ -157,6 +177,10 @@ impl Channel {
             bytes += frame_bytes as u64;
             self.out_bytes.store(bytes, Ordering::Relaxed);
         }
+        // Sockets of a process that is killed end as those that it closes do.
+        if let Some(process) = self.process.as_ref().filter(|process| process.died()) {
+            return Err(died(&self.name, process.id()));
+        }
         let slot = free_slot(sender)?;
         taken(sender)?;
         let frames = sender.frames();
@@ -165,7 +189,13 @@ impl Channel {
     }
 
     /// What the other hypervisor wrote goes to this one, until it ended.
-    fn inbound(&self, config: &Config, frame_bytes: usize, opener: Opener) -> Result<()> {
+    fn inbound(
+        &self,
+        config: &Config,
+        frame_bytes: usize,
+        opener: Opener,
+        (local, lane): (Arc<OwnedFd>, Arc<OwnedFd>),
+    ) -> Result<()> {
         let pool = Pool::new(config.slots_per_lane, frame_bytes)?;
         let engine = engine::open(&EngineSetup {
             choice: config.engine,
@@ -174,17 +204,17 @@ impl Channel {
             pool: &pool,
             register: false,
             callers: Callers::One,
-            from: Endpoint::of_lane(Arc::clone(&self.lane), self.number),
-            to: self.local_endpoint(),
+            from: Endpoint::of_lane(lane, self.number),
+            to: self.local_endpoint(Arc::clone(&local)),
         })?;
         let mut receiver = StreamReceiver::new(engine, pool, opener, self.number, frame_bytes);
-        let ended = self.open_all(&mut receiver);
+        let ended = self.open_all(&mut receiver, &local);
         let (_, _, frames, engine) = receiver.statistics();
         self.note(0, frames, engine);
         ended.map_err(|error| self.blame(error, frames))
     }
 
-    fn open_all(&self, receiver: &mut StreamReceiver) -> Result<()> {
+    fn open_all(&self, receiver: &mut StreamReceiver, local: &OwnedFd) -> Result<()> {
         loop {
             match receiver.next(false, None)? {
                 StreamEvent::Data(range) => {
@@ -200,7 +230,7 @@ impl Channel {
                 }
                 StreamEvent::End => {
                     receiver.wait_sent(None)?;
-                    engine::shutdown_one(&self.local, Shutdown::Write);
+                    engine::shutdown_one(local, Shutdown::Write);
                     return Ok(());
                 }
                 StreamEvent::Sent | StreamEvent::Nothing => {}
@@ -212,8 +242,8 @@ impl Channel {
         }
     }
 
-    fn local_endpoint(&self) -> Endpoint {
-        Endpoint { socket: Arc::clone(&self.local), name: Arc::clone(&self.name) }
+    fn local_endpoint(&self, socket: Arc<OwnedFd>) -> Endpoint {
+        Endpoint { socket, name: Arc::clone(&self.name) }
     }
 
     fn note(&self, out: u64, into: u64, engine: EngineStatistics) {
@@ -236,6 +266,14 @@ impl Channel {
             error => blame(error, self.number, frames),
         }
     }
+}
+
+fn died(channel: &str, process: i32) -> Error {
+    SystemError::from_errno("migrate", channel, 0)
+        .remedy(format!(
+            "the hypervisor there, process {process}, ended before its migration: see its log"
+        ))
+        .into()
 }
 
 /// A free slot, as soon as the network gives one back.

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -56,12 +56,20 @@ impl LocalListener {
         let socket = unix_socket(&shown)?;
         // The mode of the socket is that of the file that bind makes, in one step (net/unix).
         fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|e| failed("fchmod", e))?;
-        bind(socket.as_raw_fd(), &address).map_err(|e| match e {
-            nix::Error::EADDRINUSE => failed("bind", e).remedy(
-                "something is there: another tunnel, or the socket of one that was killed: \
-                 remove it then",
-            ),
-            e => failed("bind", e),
+        bind(socket.as_raw_fd(), &address).map_err(|e| {
+            let is_socket = |found: fs::Metadata| found.file_type().is_socket();
+            let remedy = match e {
+                nix::Error::EADDRINUSE if !fs::symlink_metadata(path).is_ok_and(is_socket) => {
+                    "something is there that is no socket: name another place"
+                }
+                nix::Error::EADDRINUSE => {
+                    "a socket is there: of another tunnel, or of one that was killed: remove it \
+                     then"
+                }
+                nix::Error::ENOENT => "make its directory first",
+                _ => return failed("bind", e),
+            };
+            failed("bind", e).remedy(remedy)
         })?;
         let found = fs::symlink_metadata(path)
             .map_err(|e| Error::from(SystemError::from_io("stat", shown.clone(), &e)))?;
@@ -209,6 +217,15 @@ pub(super) fn connect_local(
     Ok(socket)
 }
 
+/// Whether a socket could have this path.
+///
+/// # Errors
+///
+/// [`Error::System`] where it is longer than 107 bytes (unix(7)).
+pub fn check_socket_path(path: &Path) -> Result<()> {
+    unix_address(path).map(drop)
+}
+
 fn unix_address(path: &Path) -> Result<UnixAddr> {
     UnixAddr::new(path).map_err(|e| {
         let bytes = path.as_os_str().len();
@@ -255,19 +272,40 @@ impl Process {
         self.has_ended()
     }
 
-    fn has_ended(&self) -> bool {
-        let mut fds = [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)];
-        let ended = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
-        ended || self.is_exiting().unwrap_or(false)
+    /// Whether its sockets ended because it was killed or failed: looked at as soon as one has. Its
+    /// sockets are closed on its way out, so a process that closed one itself still lives, or ends
+    /// with success. Where its exit code may not be read (another user's) it counts as a success.
+    pub(super) fn died(&self) -> bool {
+        match self.stat() {
+            Some(stat) => stat.is_exiting && stat.exit_code != 0,
+            None => self.is_gone(),
+        }
     }
 
-    fn is_exiting(&self) -> Option<bool> {
+    fn has_ended(&self) -> bool {
+        self.is_gone() || self.stat().is_some_and(|stat| stat.is_exiting)
+    }
+
+    fn is_gone(&self) -> bool {
+        let mut fds = [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
+    /// `state`, `flags` and `exit_code` of proc_pid_stat(5); none where it was waited for.
+    fn stat(&self) -> Option<Stat> {
         let text = fs::read_to_string(format!("/proc/{}/stat", self.id)).ok()?;
         // The name of the program may have blanks and parentheses.
         let (_, fields) = text.rsplit_once(')')?;
-        let flags: u64 = fields.split_whitespace().nth(6)?.parse().ok()?;
-        Some(flags & PF_EXITING != 0)
+        let fields: Vec<_> = fields.split_whitespace().collect();
+        let flags: u64 = fields.get(6)?.parse().ok()?;
+        let exit_code = fields.get(49)?.parse().ok()?;
+        Some(Stat { is_exiting: flags & PF_EXITING != 0, exit_code })
     }
+}
+
+struct Stat {
+    is_exiting: bool,
+    exit_code: i32,
 }
 
 pub(super) fn tick() -> PollTimeout {
@@ -293,7 +331,7 @@ mod tests {
         listener.wait(&Canceller::default()).unwrap();
         assert!(listener.accept().unwrap().is_some() && listener.accept().unwrap().is_none());
         let taken = LocalListener::bind(&path).err().unwrap().to_string();
-        assert!(taken.contains("something is there"), "{taken}");
+        assert!(taken.contains("a socket is there"), "{taken}");
         drop(listener);
         assert!(!path.exists());
 
@@ -302,6 +340,10 @@ mod tests {
         fs::write(&path, "of somebody else").unwrap();
         drop(listener);
         assert!(path.exists());
+        let file = LocalListener::bind(&path).err().unwrap().to_string();
+        assert!(file.contains("no socket: name another place"), "{file}");
+        let nowhere = LocalListener::bind(&place.path().join("no/s")).err().unwrap().to_string();
+        assert!(nowhere.contains("make its directory"), "{nowhere}");
         let long = LocalListener::bind(&place.path().join("x".repeat(108))).err().unwrap();
         assert!(long.to_string().contains("1 to 107"), "{long}");
     }
@@ -333,9 +375,16 @@ mod tests {
         let descriptor = rustix::process::pidfd_open(id, flags).unwrap();
         let process = Process { id: child.id() as i32, descriptor };
         assert!(!process.has_ended());
+        assert!(!process.died());
         child.kill().unwrap();
-        assert!(process.ends());
+        assert!(process.ends() && process.died());
         child.wait().unwrap();
-        assert!(process.ends());
+        assert!(process.ends() && process.died());
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let id = rustix::process::Pid::from_child(&child);
+        let descriptor = rustix::process::pidfd_open(id, flags).unwrap();
+        let process = Process { id: child.id() as i32, descriptor };
+        assert!(process.ends() && !process.died(), "it ended with success");
+        child.wait().unwrap();
     }
 }

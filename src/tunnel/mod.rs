@@ -15,10 +15,10 @@
 //! one channel ends all of them at once, at both ends: a migration survives no lost channel.
 //!
 //! A tunnel is over when channels were opened and all of them have ended in both directions.
-//! Bytes do not say whether the migration was a success, but a hypervisor does: one that could
-//! not load what came ends its process. So the target's end watches that process for half a
-//! second, and calls its end a failure of the tunnel. [`TunnelReport::watched`] says whether it
-//! could.
+//! Bytes do not say whether the migration was a success, but processes do. A channel that ends
+//! because the process behind it ends is a failure at once. And a hypervisor that could not load
+//! what came ends its process: so the target's end watches it for half a second after all channels
+//! have ended. [`TunnelReport::watched`] says whether it could.
 #![forbid(unsafe_code)]
 
 mod channel;
@@ -26,7 +26,7 @@ mod control;
 mod local;
 mod shared;
 
-pub use local::LocalListener;
+pub use local::{LocalListener, check_socket_path};
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -48,7 +48,7 @@ use crate::wire::Role;
 
 use channel::Channel;
 use control::Voice;
-use local::{FirstByte, Process, connect_local, tick};
+use local::{FirstByte, connect_local, tick};
 use shared::Shared;
 
 /// How long a last word may take to be said, and to be heard where a lane was closed.
@@ -257,19 +257,19 @@ impl TunnelTarget {
     pub fn serve(self, listener: &mut Listener, to: &Path) -> Result<TunnelReport> {
         let Self { end } = &self;
         let shared = &end.shared;
-        let mut process = None;
         // The other end has opened all channels when it says its last word.
         while shared.check() && !(shared.peer_ended() && shared.all_channels_ended()) {
             if shared.peer_ended() && shared.channels().is_empty() {
                 shared.fail(control::protocol("the end of a tunnel that had no channel"));
             }
-            match self.next_channel(listener, to) {
-                Ok(behind) => process = process.or(behind),
-                Err(error) => shared.fail(error),
+            if let Err(error) = self.next_channel(listener, to) {
+                shared.fail(error);
             }
         }
+        let channels = shared.channels();
+        let process = channels.iter().find_map(|channel| channel.process());
         if !shared.is_stopped() {
-            match process.as_ref().filter(|process: &&Process| process.ends()) {
+            match process.filter(|process| process.ends()) {
                 Some(process) => shared.fail(loading_failed(process.id())),
                 None => {
                     if let Err(error) = shared.voice.end() {
@@ -282,20 +282,18 @@ impl TunnelTarget {
     }
 
     /// Waits for one more channel, or until there is something else to look at.
-    fn next_channel(&self, listener: &mut Listener, to: &Path) -> Result<Option<Process>> {
+    fn next_channel(&self, listener: &mut Listener, to: &Path) -> Result<()> {
         let End { streams, shared, .. } = &self.end;
         let over = || shared.is_stopped() || shared.peer_ended();
         let Some(lane) = listener.next_lane_until(streams, &shared.cancel, over)? else {
             // Channels may be ending still.
             let _ = poll(&mut [PollFd::new(shared.changed(), PollFlags::POLLIN)], tick());
             shared.heed();
-            return Ok(None);
+            return Ok(());
         };
         let patience = streams.config().handshake_timeout;
         let local = connect_local(to, patience, &shared.cancel)?;
-        let process = Process::behind(&local);
-        self.end.open(Role::Target, lane, local, &format!("unix:{}", to.display()))?;
-        Ok(process)
+        self.end.open(Role::Target, lane, local, &format!("unix:{}", to.display()))
     }
 }
 

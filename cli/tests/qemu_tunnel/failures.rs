@@ -5,6 +5,7 @@ use std::fs;
 
 use nix::sys::signal::Signal;
 use sealane_qemu::{Guest, Options, with_each};
+use serde_json::json;
 
 use crate::rig::{Between, Case, Rig};
 use crate::tunnel::Place;
@@ -86,6 +87,40 @@ fn a_killed_tunnel_fails_both_guests_and_the_other_tunnel() {
                 rig.assert_lives_at_source();
             }
         }
+    });
+}
+
+#[test]
+fn postcopy_that_loses_its_source_fails_and_one_that_loses_its_tunnel_goes_on_through_new_ones() {
+    let name = "postcopy_that_loses_its_source_fails_and_one_that_loses_its_tunnel_goes_on";
+    with_each(name, |qemu| {
+        if let Some(error) = qemu.refuses_postcopy() {
+            println!("SKIP: a_live_guest_moves_by_postcopy: {error}");
+            return;
+        }
+        let case = Case { capabilities: &["postcopy-ram"], ..Case::disturbed(qemu) };
+        let mut rig = Rig::new(&case);
+        rig.start_postcopy_slowly();
+        rig.source.kill();
+        rig.assert_both_tunnels_fail();
+        assert!(rig.place.file("key").exists() && rig.place.file("key2").exists());
+
+        let mut rig = Rig::new(&case);
+        rig.start_postcopy_slowly();
+        rig.near.signal(Signal::SIGKILL);
+        rig.near.end();
+        assert_eq!(rig.far.end().code, Some(1));
+        for guest in [&rig.source, &rig.target] {
+            guest.wait_for("postcopy-paused", |guest| {
+                (guest.info().status == "postcopy-paused").then_some(())
+            });
+        }
+        rig.renew_tunnels(&case);
+        rig.target.execute("migrate-recover", json!({"uri": rig.place.target_uri()}));
+        rig.source.set_parameters(json!({"max-postcopy-bandwidth": 0}));
+        rig.source.execute("migrate", json!({"uri": rig.place.source_uri(), "resume": true}));
+        rig.finish();
+        rig.assert_lives_at_target();
     });
 }
 

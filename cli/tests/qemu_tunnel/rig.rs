@@ -1,6 +1,7 @@
 //! Two QEMUs with two tunnels between them.
 
 use sealane_qemu::{Guest, Info, Options, Qemu};
+use serde_json::json;
 
 use crate::proxy::Proxy;
 use crate::tunnel::{Ended, Place, Tunnel};
@@ -104,6 +105,25 @@ impl Rig {
         self.source.slow_down(SLOW_BYTES_PER_S);
         self.start();
         self.source.wait_transferred(DISTURB_AFTER_BYTES);
+    }
+
+    /// Switches to postcopy with most of the memory yet to come, and little of it each second.
+    pub fn start_postcopy_slowly(&self) {
+        self.source.set_parameters(json!({"max-postcopy-bandwidth": SLOW_BYTES_PER_S}));
+        self.start_slowly();
+        self.source.start_postcopy();
+        self.source.wait_status("postcopy-active");
+    }
+
+    /// New tunnels between the same guests, with the same secrets.
+    pub fn renew_tunnels(&mut self, case: &Case) {
+        for socket in ["source", "target"] {
+            let _ = std::fs::remove_file(self.place.file(socket)); // of what was killed
+        }
+        let (far, address) = self.place.far(&case.tunnels);
+        self.far = far;
+        self.near = self.place.near(&address, "key", &case.tunnels);
+        self.near.address();
     }
 
     /// Waits until both QEMUs say that the migration is complete.
