@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use indicatif::{BinaryBytes, ProgressBar};
 use sealane::tunnel::{
     ChannelStatistics, LocalListener, TunnelProgress, TunnelReport, TunnelSource, TunnelTarget,
+    check_socket_path,
 };
 use sealane::{Canceller, Error, Listener, OneTimeSecret};
 use serde_json::{Value, json};
@@ -25,10 +26,15 @@ type Outcome = Result<(), Failure>;
 /// How often progress is shown; channels are told when they are seen.
 const LOOK: Duration = Duration::from_millis(50);
 const PROGRESS: Duration = Duration::from_secs(1);
+/// How soon a tunnel that is kept tries again what nobody else brings about.
+const AGAIN: Duration = Duration::from_secs(1);
+/// More than 255 channels, the most of QEMU, take.
+const OPEN_FILES: u64 = 4096;
 
 pub(crate) fn source(arguments: &TunnelSourceArguments, cancel: &Canceller) -> Outcome {
     let (options, to) = (&arguments.tunnel, &arguments.to);
     let config = options.tuning.config();
+    raise_open_files();
     let from = LocalListener::bind(&arguments.from)?;
     let dial = || -> Result<TunnelSource, Failure> {
         let secret = OneTimeSecret::read(&options.common.secret_file)?;
@@ -66,16 +72,24 @@ pub(crate) fn source(arguments: &TunnelSourceArguments, cancel: &Canceller) -> O
 pub(crate) fn target(arguments: &TunnelTargetArguments, cancel: &Canceller) -> Outcome {
     let options = &arguments.tunnel;
     let config = options.tuning.config();
-    let mut secret = OneTimeSecret::read(&options.common.secret_file)?;
+    check_socket_path(&arguments.to)?;
+    raise_open_files();
+    let first = OneTimeSecret::read(&options.common.secret_file)?;
+    // One that is kept takes the secret of the day; else its file may go once it was read.
+    let secret = || match options.keep {
+        true => OneTimeSecret::read(&options.common.secret_file),
+        false => Ok(first.clone()),
+    };
     let mut listener = Listener::bind(&arguments.listen)?;
     listening(options, &listener.local_address()?.to_string());
-    let mut is_first = true;
     repeat(options, cancel, || {
-        if !std::mem::take(&mut is_first) {
-            secret = OneTimeSecret::read(&options.common.secret_file)?;
-        }
         let tunnel = match TunnelTarget::accept(&mut listener, &secret, &config, cancel) {
-            Err(error @ Error::Peer(_)) => return Ok(Err(error.into())),
+            Err(error) if options.keep && !error.is_cancelled() => {
+                if !matches!(error, Error::Peer(_)) {
+                    std::thread::sleep(AGAIN);
+                }
+                return Ok(Err(error.into()));
+            }
             accepted => accepted?,
         };
         connected(options, tunnel.provider());
@@ -103,6 +117,16 @@ fn repeat(
             Err(failure) => failure.tell(options.common.json),
             Ok(()) => {}
         }
+    }
+}
+
+/// A channel takes four descriptors at each end, and QEMU may open hundreds: up to the hard limit.
+fn raise_open_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let wanted = hard.min(OPEN_FILES).max(soft);
+        // Where this fails, the file that cannot be opened will say so.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard);
     }
 }
 

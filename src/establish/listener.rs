@@ -85,21 +85,21 @@ impl Listener {
     }
 
     /// Waits for a peer that holds the secret and opens a session. Strangers get no answer and do
-    /// not end the wait; only `cancel` does.
+    /// not end the wait; only `cancel` does. `secret` is asked for each that may be the peer.
     ///
     /// # Errors
     ///
-    /// As [`Shake::answer`]; [`crate::Error::Cancelled`].
+    /// As [`Shake::answer`], and what `secret` says; [`crate::Error::Cancelled`].
     pub(crate) fn open(
         &mut self,
         role: Role,
         purpose: Use,
-        secret: &OneTimeSecret,
+        secret: &dyn Fn() -> Result<OneTimeSecret>,
         config: &Config,
         cancel: &Canceller,
-    ) -> Result<(Session, Lane)> {
+    ) -> Result<(Session, Lane, OneTimeSecret)> {
         config.check()?;
-        secret.check_unspent()?;
+        secret()?.check_unspent()?;
         // What cannot be set for the connections is this end's error, not a stranger's silence.
         tune(&self.socket, config)?;
         loop {
@@ -110,10 +110,11 @@ impl Listener {
                 tracing::debug!("dropped a stranger: no first message of this protocol");
                 continue;
             };
-            let Some(listener) = self.verified(secret, &message, &clear, &noise) else { continue };
+            let secret = secret()?;
+            let Some(listener) = self.verified(&secret, &message, &clear, &noise) else { continue };
             let shake = Shake::begin(role, purpose, config, cancel);
-            if let Some(opened) = shake.answer(socket, &hello, listener, secret)? {
-                return Ok(opened);
+            if let Some((session, lane)) = shake.answer(socket, &hello, listener, &secret)? {
+                return Ok((session, lane, secret));
             }
         }
     }

@@ -89,7 +89,8 @@ impl Listener {
         config: &Config,
         cancel: &Canceller,
     ) -> Result<Lanes> {
-        let (session, first) = self.open(role, Use::Migration, secret, config, cancel)?;
+        let ours = || Ok(secret.clone());
+        let (session, first, _) = self.open(role, Use::Migration, &ours, config, cancel)?;
         let shake = Shake::begin(role, Use::Migration, config, cancel);
         let mut lanes = vec![first];
         while lanes.len() < usize::from(session.lanes) {

@@ -239,7 +239,7 @@ impl Listener {
         config: &Config,
         cancel: &Canceller,
     ) -> Result<(Streams, Stream)> {
-        let (streams, lane) = self.accept_lane(role, secret, config, cancel)?;
+        let (streams, lane) = self.accept_lane(role, &|| Ok(secret.clone()), config, cancel)?;
         streams.with(lane)
     }
 
@@ -256,12 +256,12 @@ impl Listener {
     pub(crate) fn accept_lane(
         &mut self,
         role: Role,
-        secret: &OneTimeSecret,
+        secret: &dyn Fn() -> Result<OneTimeSecret>,
         config: &Config,
         cancel: &Canceller,
     ) -> Result<(Streams, Lane)> {
-        let (session, lane) = self.open(role, Use::Streams, secret, config, cancel)?;
-        Ok((Streams::new(session, secret, config), lane))
+        let (session, lane, secret) = self.open(role, Use::Streams, secret, config, cancel)?;
+        Ok((Streams::new(session, &secret, config), lane))
     }
 
     /// As [`Self::next_stream`]; none once it is over.

@@ -223,14 +223,15 @@ impl First {
 
 impl TunnelTarget {
     /// Waits for the other end to open the session. Strangers get no answer and do not end the
-    /// wait; only `cancel` does.
+    /// wait; only `cancel` does. `secret` is asked whenever somebody connects who may be the other
+    /// end, so that one who waits long has the secret of the day.
     ///
     /// # Errors
     ///
-    /// As [`Listener::accept`].
+    /// As [`Listener::accept`], and what `secret` says.
     pub fn accept(
         listener: &mut Listener,
-        secret: &OneTimeSecret,
+        secret: &dyn Fn() -> Result<OneTimeSecret>,
         config: &Config,
         cancel: &Canceller,
     ) -> Result<Self> {

@@ -47,7 +47,8 @@ impl Rig {
         let (theirs, own) = (secret.clone(), config.clone());
         let far = std::thread::spawn(move || {
             let cancel = Canceller::default();
-            let tunnel = TunnelTarget::accept(&mut listener, &theirs, &own, &cancel).unwrap();
+            let tunnel =
+                TunnelTarget::accept(&mut listener, &|| Ok(theirs.clone()), &own, &cancel).unwrap();
             far_began.send(tunnel.progress()).unwrap();
             let _ = far_ended.send(tunnel.serve(&mut listener, &to));
         });

@@ -91,11 +91,11 @@ fn a_killed_tunnel_fails_both_guests_and_the_other_tunnel() {
 }
 
 #[test]
-fn postcopy_that_loses_its_source_fails_and_one_that_loses_its_tunnel_goes_on_through_new_ones() {
-    let name = "postcopy_that_loses_its_source_fails_and_one_that_loses_its_tunnel_goes_on";
+fn postcopy_fails_with_its_source_and_goes_on_through_new_tunnels() {
+    let name = "postcopy_fails_with_its_source_and_goes_on_through_new_tunnels";
     with_each(name, |qemu| {
         if let Some(error) = qemu.refuses_postcopy() {
-            println!("SKIP: a_live_guest_moves_by_postcopy: {error}");
+            println!("SKIP: {name}: {error}");
             return;
         }
         let case = Case { capabilities: &["postcopy-ram"], ..Case::disturbed(qemu) };

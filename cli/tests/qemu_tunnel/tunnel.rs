@@ -20,9 +20,14 @@ pub struct Place {
 impl Place {
     pub fn new() -> Self {
         let place = Self { directory: tempfile::tempdir().unwrap() };
-        place.new_secret("key");
-        fs::copy(place.file("key"), place.file("key2")).unwrap();
+        place.new_secrets();
         place
+    }
+
+    /// The same secret, for each end a file.
+    pub fn new_secrets(&self) {
+        self.new_secret("key");
+        fs::copy(self.file("key"), self.file("key2")).unwrap();
     }
 
     pub fn new_secret(&self, name: &str) {
