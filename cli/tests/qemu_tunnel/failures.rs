@@ -119,6 +119,9 @@ fn postcopy_fails_with_its_source_and_goes_on_through_new_tunnels() {
         rig.target.execute("migrate-recover", json!({"uri": rig.place.target_uri()}));
         rig.source.set_parameters(json!({"max-postcopy-bandwidth": 0}));
         rig.source.execute("migrate", json!({"uri": rig.place.source_uri(), "resume": true}));
+        rig.source.wait_for("an end of the pause", |source| {
+            (source.info().status != "postcopy-paused").then_some(())
+        });
         rig.finish();
         rig.assert_lives_at_target();
     });

@@ -112,7 +112,10 @@ impl Rig {
         self.source.set_parameters(json!({"max-postcopy-bandwidth": SLOW_BYTES_PER_S}));
         self.start_slowly();
         self.source.start_postcopy();
-        self.source.wait_status("postcopy-active");
+        // Until the target says so too, it may take a cut for one in precopy.
+        for guest in [&self.source, &self.target] {
+            guest.wait_status("postcopy-active");
+        }
     }
 
     /// New tunnels between the same guests, with the same secrets.
