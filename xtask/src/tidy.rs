@@ -137,15 +137,15 @@ fn check(name: &str, text: &str) -> Vec<String> {
         }
     }
     let lower = LOWER.iter().map(|place| (*place, ABOVE_LANES));
-    let arrows = ARROWS.into_iter().chain(lower);
-    for (place, forbidden) in arrows.filter(|(place, _)| name.starts_with(place)) {
-        for (number, line) in production.lines().enumerate() {
-            if line.trim_start().starts_with("use crate::{") {
-                find(number, "one use for each module, so that the arrows show".to_owned());
-            }
-            let named = forbidden.iter().find(|word| line.contains(**word));
+    let rows: Vec<_> =
+        ARROWS.into_iter().chain(lower).filter(|(place, _)| name.starts_with(place)).collect();
+    for (number, line) in production.lines().enumerate().filter(|_| !rows.is_empty()) {
+        if line.trim_start().starts_with("use crate::{") {
+            find(number, "one use for each module, so that the arrows show".to_owned());
+        }
+        for (place, forbidden) in rows.iter().filter(|_| !is_test) {
             // seal measures itself for `doctor`; nothing else there knows the time.
-            if let Some(word) = named.filter(|_| !is_test) {
+            if let Some(word) = forbidden.iter().find(|word| line.contains(**word)) {
                 find(number, format!("{place} must not name {word}"));
             }
         }
