@@ -1,5 +1,6 @@
 //! `cargo xtask VERB`: what CI and a contributor run, the same way everywhere.
 
+mod header;
 mod qemu;
 mod tidy;
 
@@ -8,7 +9,8 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-const USAGE: &str = "verbs: test, tidy, man, qemu, fuzz [--seconds N], bench [NAME [ARGUMENT..]]";
+const USAGE: &str =
+    "verbs: test, tidy, man, header [--check], qemu, fuzz [--seconds N], bench [NAME [ARGUMENT..]]";
 const BENCHES: [&str; 7] = ["seal", "zero", "copy", "lane", "memory", "round_trip", "qemu_tunnel"];
 const FUZZ_TARGETS: [&str; 3] = ["frame_parser", "opened_header", "hello"];
 const CARGO_FUZZ: &str = "0.13.1";
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
         Some("test") => test(),
         Some("tidy") => tidy::run(Path::new(".")),
         Some("man") => man(),
+        Some("header") => header::run(arguments.get(1).is_some_and(|flag| flag == "--check")),
         Some("qemu") => qemu::show(),
         Some("fuzz") => fuzz(&arguments[1..]),
         Some("bench") => bench(&arguments[1..]),
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
 fn test() -> Result {
     need_c_compiler()?;
     tidy::run(Path::new("."))?;
+    header::run(true)?;
     let mut counts = Counts::default();
     let show = ["--", "--show-output"];
     let mut workspace = cargo(&["test", "--workspace", "--no-fail-fast"]);
@@ -175,18 +179,18 @@ fn bench(arguments: &[String]) -> Result {
     Ok(())
 }
 
-/// aws-lc and ring compile C.
+/// aws-lc and ring compile C, and the header is tried as C and as C++.
 fn need_c_compiler() -> Result {
     let there = |name: &str| Command::new(name).arg("--version").output().is_ok();
-    if there("cc") {
+    if there("cc") && there("c++") {
         return Ok(());
     }
     let root = Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout == b"0\n");
     if !root {
-        return Err("no C compiler: apt-get install gcc libc6-dev".to_owned());
+        return Err("no C and C++ compiler: apt-get install gcc g++ libc6-dev".to_owned());
     }
     run(Command::new("apt-get").arg("update"))?;
-    run(Command::new("apt-get").args(["install", "-y", "gcc", "libc6-dev"]))
+    run(Command::new("apt-get").args(["install", "-y", "gcc", "g++", "libc6-dev"]))
 }
 
 fn cargo(arguments: &[&str]) -> Command {

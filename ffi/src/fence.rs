@@ -1,0 +1,209 @@
+//! What stands between C and Rust.
+
+use std::ffi::{CStr, c_char, c_int};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Failure, SEALANE_E_FORKED, SEALANE_E_PANIC};
+
+pub(crate) type Outcome<T> = Result<T, Failure>;
+
+/// What an opaque pointer points to.
+pub struct Handle<T> {
+    process: u32,
+    poisoned: AtomicBool,
+    value: T,
+}
+
+impl<T> Handle<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self { process: std::process::id(), poisoned: AtomicBool::new(false), value }
+    }
+
+    fn check(&self) -> Outcome<()> {
+        if self.process != std::process::id() {
+            let text = "the handle was made before a fork, in the parent: it may use it, the \
+                        child may not";
+            return Err(Failure(SEALANE_E_FORKED, text.to_owned()));
+        }
+        if self.poisoned.load(Ordering::Acquire) {
+            let text = "a bug of the library in an earlier call: the handle serves no more";
+            return Err(Failure(SEALANE_E_PANIC, text.to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// A type behind an opaque pointer.
+pub trait Opaque: Sized {
+    type Value;
+    const NAME: &'static str;
+    fn handle(&self) -> &Handle<Self::Value>;
+    fn wrap(handle: Handle<Self::Value>) -> Self;
+}
+
+/// Makes a struct around a [`Handle`] an opaque type. The struct stands by itself, where cbindgen
+/// sees it.
+macro_rules! opaque {
+    ($name:ident, $value:ty) => {
+        impl $crate::fence::Opaque for $name {
+            type Value = $value;
+            const NAME: &'static str = stringify!($name);
+            fn handle(&self) -> &$crate::fence::Handle<$value> {
+                &self.0
+            }
+            fn wrap(handle: $crate::fence::Handle<$value>) -> Self {
+                Self(handle)
+            }
+        }
+    };
+}
+pub(crate) use opaque;
+
+/// Runs a call without a handle.
+pub(crate) fn call(run: impl FnOnce() -> Outcome<i64>) -> i64 {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(count)) => count,
+        Ok(Err(failure)) => failure.tell().into(),
+        Err(_) => {
+            let text = "a bug of the library: the panic's place is on standard error";
+            Failure(SEALANE_E_PANIC, text.to_owned()).tell().into()
+        }
+    }
+}
+
+/// Runs a call on a handle; a panic poisons it.
+///
+/// # Safety
+///
+/// `pointer` is null, or came from [`give`] and was not destroyed.
+pub(crate) unsafe fn with<H: Opaque>(
+    pointer: *const H,
+    run: impl FnOnce(&H::Value) -> Outcome<i64>,
+) -> i64 {
+    call(|| {
+        // SAFETY: as this function's.
+        let handle = unsafe { borrow(pointer) }?;
+        match catch_unwind(AssertUnwindSafe(|| run(&handle.value))) {
+            Ok(done) => done,
+            Err(panic) => {
+                handle.poisoned.store(true, Ordering::Release);
+                std::panic::resume_unwind(panic)
+            }
+        }
+    })
+}
+
+/// The value of a handle that is an argument.
+///
+/// # Safety
+///
+/// As [`with`]; the value is not used after the call.
+pub(crate) unsafe fn argument<'a, H: Opaque + 'a>(pointer: *const H) -> Outcome<&'a H::Value> {
+    // SAFETY: as this function's.
+    unsafe { borrow(pointer) }.map(|handle| &handle.value)
+}
+
+/// # Safety
+///
+/// As [`with`].
+unsafe fn borrow<'a, H: Opaque + 'a>(pointer: *const H) -> Outcome<&'a Handle<H::Value>> {
+    if pointer.is_null() {
+        return Err(Failure::invalid(format!("a {} is wanted, NULL was given", H::NAME)));
+    }
+    // SAFETY: not null, and alive by the caller's word.
+    let handle = unsafe { &*pointer }.handle();
+    handle.check()?;
+    Ok(handle)
+}
+
+/// Where a new handle goes, checked before anything is done.
+pub(crate) fn place<H>(out: *mut *mut H) -> Outcome<()> {
+    match out.is_null() {
+        true => Err(Failure::invalid("a place for the new handle is wanted, NULL was given")),
+        false => Ok(()),
+    }
+}
+
+/// Hands a new handle to the caller.
+///
+/// # Safety
+///
+/// `out` is not null ([`place`]) and may be written.
+pub(crate) unsafe fn give<H: Opaque>(out: *mut *mut H, value: H::Value) {
+    let handle = Box::new(H::wrap(Handle::new(value)));
+    // SAFETY: as this function's.
+    unsafe { *out = Box::into_raw(handle) };
+}
+
+/// Destroys a handle and nulls the caller's pointer. In a child after fork the pointer is nulled
+/// and nothing else happens: rings and keys are the parent's.
+///
+/// # Safety
+///
+/// `pointer` is null, or points to null or to a handle as for [`with`] that nobody uses.
+pub(crate) unsafe fn destroy<H: Opaque>(pointer: *mut *mut H) {
+    if pointer.is_null() {
+        return;
+    }
+    // SAFETY: as this function's.
+    let handle = unsafe { std::mem::replace(&mut *pointer, std::ptr::null_mut()) };
+    if handle.is_null() {
+        return;
+    }
+    // SAFETY: it came from `give`, and nobody uses it.
+    let handle = unsafe { Box::from_raw(handle) };
+    if handle.handle().process != std::process::id() {
+        std::mem::forget(handle);
+        return;
+    }
+    call(|| {
+        drop(handle);
+        Ok(0)
+    });
+}
+
+/// A C string that has to be there, in UTF-8.
+///
+/// # Safety
+///
+/// `text` is null or a string with a zero at its end, unchanged during the call.
+pub(crate) unsafe fn text<'a>(name: &str, text: *const c_char) -> Outcome<&'a str> {
+    if text.is_null() {
+        return Err(Failure::invalid(format!("{name} is wanted, NULL was given")));
+    }
+    // SAFETY: as this function's.
+    let text = unsafe { CStr::from_ptr(text) };
+    text.to_str().map_err(|_| Failure::invalid(format!("{name} is not UTF-8: {text:?}")))
+}
+
+/// A number that C gets as int.
+pub(crate) fn int(result: i64) -> c_int {
+    result as c_int
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct thing(Handle<u32>);
+    opaque!(thing, u32);
+
+    #[test]
+    fn a_panic_is_an_error_and_poisons_its_handle() {
+        let mut pointer: *mut thing = std::ptr::null_mut();
+        // SAFETY: `pointer` may be written; the handle lives until `destroy`.
+        unsafe {
+            give(&mut pointer, 7);
+            assert_eq!(with(pointer, |value| Ok(i64::from(*value))), 7);
+            let panicked = with(pointer, |_| panic!("this test's own"));
+            assert_eq!(panicked, -i64::from(SEALANE_E_PANIC));
+            assert_eq!(with(pointer, |_| Ok(0)), -i64::from(SEALANE_E_PANIC));
+            destroy(&mut pointer);
+            assert!(pointer.is_null());
+            destroy(&mut pointer);
+            destroy(std::ptr::null_mut::<*mut thing>());
+            assert_eq!(with(pointer, |_| Ok(0)), -i64::from(libc::EINVAL));
+        }
+    }
+}

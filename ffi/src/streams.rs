@@ -1,0 +1,247 @@
+//! Sessions of streams: handshakes and joins over connected sockets.
+
+use std::ffi::c_int;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use sealane::stream::{Stream, Streams};
+use sealane::{Canceller, Role};
+
+use crate::fence::{Handle, Outcome, argument, call, destroy, give, int, opaque, place, with};
+use crate::{Failure, sealane_canceller, sealane_config, sealane_secret, sealane_stream};
+
+/// A session of streams: the first connection shows who is there, the others join it. Any
+/// thread may use it; streams outlive it.
+pub struct sealane_streams(Handle<Streams>);
+opaque!(sealane_streams, Streams);
+
+/// This end is the migration's source.
+pub const SEALANE_ROLE_SOURCE: c_int = 1;
+/// This end is the migration's target.
+pub const SEALANE_ROLE_TARGET: c_int = 2;
+
+/// Opens a session over a connected stream socket (TCP, AF_UNIX), as the end that connected it.
+/// Waits until the other end has shown that it holds the secret, at most the settings'
+/// handshake_timeout_ms. The descriptor is duplicated: close yours when you like, and leave the
+/// socket's flags and options alone.
+///
+/// `config` NULL: the defaults. `canceller` NULL: none.
+///
+/// Returns 0; -SEALANE_E_NOT_AUTHENTICATED, -SEALANE_E_REFUSED, -SEALANE_E_CANCELLED,
+/// -SEALANE_E_CONFIG, -errno. Nothing is made then.
+///
+/// # Safety
+///
+/// The handles are alive, or null where that is allowed; the places may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_streams_open(
+    fd: c_int,
+    role: c_int,
+    secret: *const sealane_secret,
+    config: *const sealane_config,
+    canceller: *const sealane_canceller,
+    out_streams: *mut *mut sealane_streams,
+    out_stream: *mut *mut sealane_stream,
+) -> c_int {
+    // SAFETY: as this function's.
+    unsafe {
+        begin(fd, role, (secret, config, canceller), (out_streams, out_stream), Streams::open)
+    }
+}
+
+/// As sealane_streams_open, as the end that accepted the connection.
+///
+/// # Safety
+///
+/// As sealane_streams_open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_streams_answer(
+    fd: c_int,
+    role: c_int,
+    secret: *const sealane_secret,
+    config: *const sealane_config,
+    canceller: *const sealane_canceller,
+    out_streams: *mut *mut sealane_streams,
+    out_stream: *mut *mut sealane_stream,
+) -> c_int {
+    // SAFETY: as this function's.
+    unsafe {
+        begin(fd, role, (secret, config, canceller), (out_streams, out_stream), Streams::answer)
+    }
+}
+
+type Begin = fn(
+    OwnedFd,
+    Role,
+    &sealane::OneTimeSecret,
+    &sealane::Config,
+    &Canceller,
+) -> sealane::Result<(Streams, Stream)>;
+type Given = (*const sealane_secret, *const sealane_config, *const sealane_canceller);
+type Places = (*mut *mut sealane_streams, *mut *mut sealane_stream);
+
+/// # Safety
+///
+/// As [`sealane_streams_open`].
+unsafe fn begin(
+    fd: c_int,
+    role: c_int,
+    (secret, config, canceller): Given,
+    (out_streams, out_stream): Places,
+    begin: Begin,
+) -> c_int {
+    int(call(|| {
+        place(out_streams)?;
+        place(out_stream)?;
+        let role = match role {
+            SEALANE_ROLE_SOURCE => Role::Source,
+            SEALANE_ROLE_TARGET => Role::Target,
+            _ => return Err(Failure::invalid(format!("role {role}: SEALANE_ROLE_* is wanted"))),
+        };
+        // SAFETY: as this function's.
+        let (secret, config) = unsafe { (argument(secret)?, crate::config::settings(config)?) };
+        // SAFETY: as this function's.
+        let cancel = unsafe { cancel(canceller) }?;
+        let (streams, stream) = begin(duplicate(fd)?, role, secret, &config, &cancel)?;
+        // SAFETY: not null, and may be written by the caller's word.
+        unsafe {
+            give(out_streams, streams);
+            give(out_stream, stream);
+        }
+        Ok(0)
+    }))
+}
+
+/// One more stream of the session over a connected socket, as the end that connected it. As
+/// sealane_streams_open.
+///
+/// Returns 0; -EINVAL after 4096 streams; else as sealane_streams_open.
+///
+/// # Safety
+///
+/// As sealane_streams_open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_streams_join(
+    streams: *const sealane_streams,
+    fd: c_int,
+    canceller: *const sealane_canceller,
+    out_stream: *mut *mut sealane_stream,
+) -> c_int {
+    // SAFETY: as this function's.
+    unsafe { one_more(streams, fd, canceller, out_stream, Streams::join) }
+}
+
+/// One more stream of the session over a connected socket, as the end that accepted it. As
+/// sealane_streams_open; a stranger's connection is -SEALANE_E_NOT_AUTHENTICATED: close it and go
+/// on.
+///
+/// # Safety
+///
+/// As sealane_streams_open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_streams_admit(
+    streams: *const sealane_streams,
+    fd: c_int,
+    canceller: *const sealane_canceller,
+    out_stream: *mut *mut sealane_stream,
+) -> c_int {
+    // SAFETY: as this function's.
+    unsafe { one_more(streams, fd, canceller, out_stream, Streams::admit) }
+}
+
+/// # Safety
+///
+/// As [`sealane_streams_join`].
+unsafe fn one_more(
+    streams: *const sealane_streams,
+    fd: c_int,
+    canceller: *const sealane_canceller,
+    out_stream: *mut *mut sealane_stream,
+    join: fn(&Streams, OwnedFd, &Canceller) -> sealane::Result<Stream>,
+) -> c_int {
+    // SAFETY: as this function's.
+    int(unsafe {
+        with(streams, |streams| {
+            place(out_stream)?;
+            let cancel = cancel(canceller)?;
+            give(out_stream, join(streams, duplicate(fd)?, &cancel)?);
+            Ok(0)
+        })
+    })
+}
+
+/// Says that the migration is complete: the secret opens no other session in this process.
+///
+/// Returns 0 or -EINVAL.
+///
+/// # Safety
+///
+/// `streams` is alive.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_streams_complete(streams: *const sealane_streams) -> c_int {
+    // SAFETY: as this function's.
+    int(unsafe {
+        with(streams, |streams| {
+            streams.complete();
+            Ok(0)
+        })
+    })
+}
+
+/// Writes the 16 bytes of a name of this migration that both ends know and nobody else.
+///
+/// Returns 0 or -EINVAL.
+///
+/// # Safety
+///
+/// `streams` is alive; `id` has room for 16 bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_streams_migration_id(
+    streams: *const sealane_streams,
+    id: *mut u8,
+) -> c_int {
+    // SAFETY: `streams` as this function's.
+    int(unsafe {
+        with(streams, |streams| {
+            if id.is_null() {
+                return Err(Failure::invalid("room for 16 bytes is wanted, NULL was given"));
+            }
+            // SAFETY: room for 16 bytes by the caller's word.
+            id.copy_from_nonoverlapping(streams.migration_id().as_ptr(), 16);
+            Ok(0)
+        })
+    })
+}
+
+/// Destroys a session and nulls the pointer; its streams go on. NULL, and a pointer to NULL, are no
+/// error.
+///
+/// # Safety
+///
+/// `streams` is null, or points to null or to a session that nobody uses.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_streams_destroy(streams: *mut *mut sealane_streams) {
+    // SAFETY: as this function's.
+    unsafe { destroy(streams) }
+}
+
+/// The canceller, or one that nobody has for NULL.
+///
+/// # Safety
+///
+/// As for [`argument`].
+unsafe fn cancel(canceller: *const sealane_canceller) -> Outcome<Canceller> {
+    if canceller.is_null() {
+        return Ok(Canceller::default());
+    }
+    // SAFETY: as this function's.
+    unsafe { argument(canceller) }.cloned()
+}
+
+fn duplicate(fd: c_int) -> Outcome<OwnedFd> {
+    if fd < 0 {
+        return Err(Failure(libc::EBADF, format!("{fd} is no descriptor")));
+    }
+    // SAFETY: borrowed for the call alone, which is an error where nothing is open there.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    Ok(borrowed.try_clone_to_owned()?)
+}

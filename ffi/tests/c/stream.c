@@ -1,0 +1,347 @@
+/* Streams between two threads of one C program: every function of the header's stream part, and
+ * the errors that a caller can bring about. Prints what failed; exits 0 where nothing did. */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <sealane.h>
+
+#define CHECK(what)                                                                               \
+	do {                                                                                          \
+		if (!(what)) {                                                                            \
+			fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #what, sealane_last_error());  \
+			exit(1);                                                                              \
+		}                                                                                         \
+	} while (0)
+
+enum { MANY = 3000000 };
+
+struct end {
+	int fd;
+	int role;
+	const struct sealane_secret *secret;
+	const struct sealane_config *config;
+	struct sealane_streams *streams;
+	struct sealane_stream *stream;
+	int result;
+};
+
+static void *answer(void *argument)
+{
+	struct end *end = argument;
+	end->result = sealane_streams_answer(end->fd, end->role, end->secret, end->config, NULL,
+	                                     &end->streams, &end->stream);
+	return NULL;
+}
+
+static void sockets(int fds[2])
+{
+	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+}
+
+/* Both ends of a new session. */
+static void connect_ends(struct end *near, struct end *far, const struct sealane_secret *secret,
+                         const struct sealane_config *config)
+{
+	int fds[2];
+	pthread_t thread;
+	sockets(fds);
+	*near = (struct end){fds[0], SEALANE_ROLE_SOURCE, secret, config, NULL, NULL, 0};
+	*far = (struct end){fds[1], SEALANE_ROLE_TARGET, secret, config, NULL, NULL, 0};
+	CHECK(pthread_create(&thread, NULL, answer, far) == 0);
+	near->result = sealane_streams_open(near->fd, near->role, secret, config, NULL,
+	                                    &near->streams, &near->stream);
+	pthread_join(thread, NULL);
+	CHECK(near->result == 0 && far->result == 0);
+	/* They have descriptors of their own. */
+	close(fds[0]);
+	close(fds[1]);
+}
+
+static void destroy_end(struct end *end)
+{
+	sealane_stream_destroy(&end->stream);
+	sealane_streams_destroy(&end->streams);
+	CHECK(end->stream == NULL && end->streams == NULL);
+}
+
+static void *write_many(void *argument)
+{
+	struct end *end = argument;
+	static unsigned char bytes[MANY];
+	struct iovec parts[3] = {{bytes, 100}, {NULL, 0}, {bytes + 100, MANY - 100}};
+	for (size_t n = 0; n < MANY; n++)
+		bytes[n] = (unsigned char)(n * 7 + n / 251);
+	CHECK(sealane_stream_writev(end->stream, parts, 3) == MANY);
+	CHECK(sealane_stream_flush(end->stream) == 0);
+	CHECK(sealane_stream_shutdown(end->stream, SHUT_WR) == 0);
+	return NULL;
+}
+
+static void bytes_cross(const struct sealane_secret *secret, const struct sealane_config *config)
+{
+	struct end near, far;
+	pthread_t thread;
+	size_t came = 0;
+	static unsigned char buffer[77777];
+	struct sealane_stream_statistics statistics = {.size = sizeof statistics};
+	unsigned char near_id[16], far_id[16];
+
+	connect_ends(&near, &far, secret, config);
+	CHECK(sealane_streams_migration_id(near.streams, near_id) == 0);
+	CHECK(sealane_streams_migration_id(far.streams, far_id) == 0);
+	CHECK(memcmp(near_id, far_id, sizeof near_id) == 0);
+	CHECK(pthread_create(&thread, NULL, write_many, &near) == 0);
+	for (;;) {
+		struct iovec parts[2] = {{buffer, 11111}, {buffer + 11111, sizeof buffer - 11111}};
+		ssize_t got = sealane_stream_readv(far.stream, parts, 2);
+		CHECK(got >= 0);
+		for (ssize_t n = 0; n < got; n++, came++)
+			CHECK(buffer[n] == (unsigned char)(came * 7 + came / 251));
+		if (got == 0)
+			break;
+	}
+	CHECK(came == MANY);
+	pthread_join(thread, NULL);
+	CHECK(sealane_stream_get_statistics(near.stream, &statistics) == 0);
+	CHECK(statistics.sent_bytes == MANY && statistics.sent_frames > 3);
+	CHECK(statistics.size == sizeof statistics && statistics.system_calls > 0);
+	statistics.size = 8;
+	CHECK(sealane_stream_get_statistics(near.stream, &statistics) == -EINVAL);
+	CHECK(strstr(sealane_last_error(), "sizeof"));
+	/* One more stream, where nobody is. */
+	{
+		int fds[2];
+		struct sealane_stream *other = NULL;
+		sockets(fds);
+		close(fds[1]);
+		CHECK(sealane_streams_join(near.streams, fds[0], NULL, &other) ==
+		      -SEALANE_E_NOT_AUTHENTICATED);
+		CHECK(other == NULL);
+		close(fds[0]);
+	}
+	CHECK(sealane_streams_complete(near.streams) == 0);
+	destroy_end(&near);
+	destroy_end(&far);
+	/* The secret has had its migration. */
+	int fds[2];
+	sockets(fds);
+	CHECK(sealane_streams_open(fds[0], SEALANE_ROLE_SOURCE, secret, config, NULL, &near.streams,
+	                           &near.stream) == -SEALANE_E_CONFIG);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+struct join {
+	struct sealane_streams *streams;
+	int fd;
+	struct sealane_stream *stream;
+	int result;
+};
+
+static void *admit(void *argument)
+{
+	struct join *join = argument;
+	join->result = sealane_streams_admit(join->streams, join->fd, NULL, &join->stream);
+	return NULL;
+}
+
+static void more_streams_and_readiness(const struct sealane_secret *secret,
+                                       const struct sealane_config *config)
+{
+	struct end near, far;
+	struct join join = {0};
+	struct sealane_stream *second = NULL;
+	pthread_t thread;
+	int fds[2];
+	char bytes[64];
+	struct iovec part = {bytes, sizeof bytes};
+	struct iovec word = {(char[]){"QEVM"}, 4};
+
+	connect_ends(&near, &far, secret, config);
+	sockets(fds);
+	join.streams = far.streams;
+	join.fd = fds[1];
+	CHECK(pthread_create(&thread, NULL, admit, &join) == 0);
+	CHECK(sealane_streams_join(near.streams, fds[0], NULL, &second) == 0);
+	pthread_join(thread, NULL);
+	CHECK(join.result == 0);
+	close(fds[0]);
+	close(fds[1]);
+	CHECK(sealane_stream_number(near.stream) == 0 && sealane_stream_number(second) == 1);
+
+	CHECK(sealane_stream_set_nonblocking(join.stream, true) == 0);
+	CHECK(sealane_stream_readv(join.stream, &part, 1) == -EAGAIN);
+	struct pollfd ready = {sealane_stream_read_fd(join.stream), POLLIN, 0};
+	CHECK(ready.fd >= 0 && poll(&ready, 1, 0) == 0);
+	CHECK(sealane_stream_writev(second, &word, 1) == 4);
+	CHECK(poll(&ready, 1, 10000) == 1);
+	CHECK(sealane_stream_peek(join.stream, bytes, 4) == 4 && memcmp(bytes, "QEVM", 4) == 0);
+	CHECK(sealane_stream_readv(join.stream, &part, 1) == 4);
+	struct pollfd writable = {sealane_stream_write_fd(second), POLLOUT, 0};
+	CHECK(poll(&writable, 1, 0) == 1);
+	/* A full socket takes no more. */
+	CHECK(sealane_stream_set_nonblocking(second, true) == 0);
+	static char block[1 << 20];
+	struct iovec large = {block, sizeof block};
+	ssize_t took;
+	do
+		took = sealane_stream_writev(second, &large, 1);
+	while (took > 0);
+	CHECK(took == -EAGAIN);
+
+	/* Given up, with the reason. */
+	CHECK(sealane_stream_cancel(near.stream, "the disk is full") == 0);
+	CHECK(sealane_stream_readv(far.stream, &part, 1) == -SEALANE_E_REFUSED);
+	CHECK(strstr(sealane_last_error(), "the disk is full"));
+	CHECK(sealane_stream_writev(near.stream, &word, 1) == -EPIPE);
+	CHECK(sealane_stream_shutdown(far.stream, SHUT_RD) == 0);
+	/* Destroyed without an end: an error, and no end of the stream. */
+	sealane_stream_destroy(&second);
+	ssize_t got;
+	do
+		got = sealane_stream_readv(join.stream, &large, 1);
+	while (got > 0 || got == -EAGAIN);
+	CHECK(got == -SEALANE_E_CLOSED);
+	sealane_stream_destroy(&join.stream);
+	destroy_end(&near);
+	destroy_end(&far);
+}
+
+static void mistakes_are_errors(struct sealane_secret *secret, struct sealane_config *config)
+{
+	struct end near, far;
+	struct sealane_canceller *canceller = NULL;
+	struct sealane_secret *bad = NULL;
+	struct iovec none = {NULL, 5};
+	int fds[2];
+
+	CHECK(sealane_config_new(NULL) == -EINVAL);
+	CHECK(sealane_config_set(NULL, "lanes", "1") == -EINVAL);
+	CHECK(sealane_config_set(config, NULL, "1") == -EINVAL);
+	CHECK(sealane_config_set(config, "no_such_key", "1") == -SEALANE_E_CONFIG);
+	CHECK(strstr(sealane_last_error(), "frame_bytes"));
+	CHECK(sealane_config_set(config, "engine", "smoke") == -SEALANE_E_CONFIG);
+	CHECK(sealane_config_set(config, "lanes", "65") == -SEALANE_E_CONFIG);
+	CHECK(sealane_config_set_lanes(config, 0) == -SEALANE_E_CONFIG);
+	CHECK(sealane_config_set_frame_bytes(config, 65537) == -SEALANE_E_CONFIG);
+	CHECK(sealane_config_set_slots_per_lane(config, 1) == -SEALANE_E_CONFIG);
+	CHECK(sealane_config_set_provider(config, 99) == -SEALANE_E_CONFIG);
+	CHECK(sealane_config_set_engine(config, -1) == -SEALANE_E_CONFIG);
+	CHECK(sealane_config_set_zero_copy(config, 3) == -SEALANE_E_CONFIG);
+	CHECK(sealane_config_set_peer_timeout_ms(config, 10) == -SEALANE_E_CONFIG);
+	CHECK(sealane_config_set_congestion(config, NULL) == 0);
+	CHECK(sealane_config_set_sqpoll(config, false) == 0);
+	CHECK(sealane_config_set_socket_buffer_bytes(config, 0) == 0);
+	CHECK(sealane_config_set_bandwidth_bytes_per_s(config, 0) == 0);
+
+	CHECK(sealane_secret_from_bytes((const uint8_t *)"short", 5, &bad) == -SEALANE_E_CONFIG);
+	CHECK(sealane_secret_from_bytes(NULL, 32, &bad) == -EINVAL && bad == NULL);
+	CHECK(sealane_secret_read("/no/such/file", &bad) == -ENOENT && bad == NULL);
+	CHECK(sealane_secret_write_new(NULL, "x") == -EINVAL);
+
+	sockets(fds);
+	memset(&near, 0, sizeof near);
+	CHECK(sealane_streams_open(fds[0], 7, secret, config, NULL, &near.streams, &near.stream) ==
+	      -EINVAL);
+	CHECK(sealane_streams_open(fds[0], SEALANE_ROLE_SOURCE, NULL, config, NULL, &near.streams,
+	                           &near.stream) == -EINVAL);
+	CHECK(sealane_streams_open(-1, SEALANE_ROLE_SOURCE, secret, config, NULL, &near.streams,
+	                           &near.stream) == -EBADF);
+	/* Nobody answers. */
+	CHECK(sealane_config_set_handshake_timeout_ms(config, 50) == 0);
+	CHECK(sealane_streams_open(fds[0], SEALANE_ROLE_SOURCE, secret, config, NULL, &near.streams,
+	                           &near.stream) == -SEALANE_E_NOT_AUTHENTICATED);
+	CHECK(sealane_config_set_handshake_timeout_ms(config, 10000) == 0);
+	CHECK(sealane_canceller_new(&canceller) == 0);
+	CHECK(sealane_canceller_cancel(canceller) == 0);
+	CHECK(sealane_streams_open(fds[0], SEALANE_ROLE_SOURCE, secret, config, canceller,
+	                           &near.streams, &near.stream) == -SEALANE_E_CANCELLED);
+	CHECK(near.streams == NULL && near.stream == NULL);
+	CHECK(sealane_canceller_cancel(NULL) == -EINVAL);
+	sealane_canceller_destroy(&canceller);
+	sealane_canceller_destroy(&canceller);
+	sealane_canceller_destroy(NULL);
+	close(fds[0]);
+	close(fds[1]);
+
+	connect_ends(&near, &far, secret, config);
+	CHECK(sealane_stream_writev(NULL, NULL, 0) == -EINVAL);
+	CHECK(sealane_stream_writev(near.stream, NULL, 1) == -EINVAL);
+	CHECK(sealane_stream_writev(near.stream, &none, 1) == -EINVAL);
+	CHECK(sealane_stream_writev(near.stream, &none, -1) == -EINVAL);
+	CHECK(sealane_stream_writev(near.stream, NULL, 0) == 0);
+	CHECK(sealane_stream_readv(near.stream, &none, 1025) == -EINVAL);
+	CHECK(sealane_stream_peek(near.stream, NULL, 4) == -EINVAL);
+	CHECK(sealane_stream_shutdown(near.stream, 9) == -EINVAL);
+	CHECK(sealane_stream_cancel(near.stream, NULL) == -EINVAL);
+	CHECK(sealane_stream_get_statistics(near.stream, NULL) == -EINVAL);
+	CHECK(sealane_streams_migration_id(near.streams, NULL) == -EINVAL);
+	CHECK(sealane_stream_flush(NULL) == -EINVAL && sealane_stream_number(NULL) == -EINVAL);
+	CHECK(sealane_stream_read_fd(NULL) == -EINVAL && sealane_stream_write_fd(NULL) == -EINVAL);
+	CHECK(sealane_stream_set_nonblocking(NULL, true) == -EINVAL);
+	CHECK(sealane_streams_complete(NULL) == -EINVAL);
+
+	/* After fork the handles are the parent's. */
+	pid_t child = fork();
+	CHECK(child >= 0);
+	if (child == 0) {
+		char byte = 1;
+		struct iovec part = {&byte, 1};
+		CHECK(sealane_stream_writev(near.stream, &part, 1) == -SEALANE_E_FORKED);
+		CHECK(sealane_stream_readv(near.stream, &part, 1) == -SEALANE_E_FORKED);
+		CHECK(sealane_config_set_lanes(config, 2) == -SEALANE_E_FORKED);
+		sealane_stream_destroy(&near.stream);
+		CHECK(near.stream == NULL);
+		_exit(0);
+	}
+	int status = -1;
+	CHECK(waitpid(child, &status, 0) == child && status == 0);
+	char byte = 42, came = 0;
+	struct iovec out = {&byte, 1}, in = {&came, 1};
+	CHECK(sealane_stream_writev(near.stream, &out, 1) == 1);
+	CHECK(sealane_stream_readv(far.stream, &in, 1) == 1 && came == 42);
+	destroy_end(&near);
+	destroy_end(&far);
+}
+
+int main(int count, char **arguments)
+{
+	struct sealane_config *config = NULL;
+	struct sealane_secret *secret = NULL, *read_back = NULL;
+	char path[4096];
+	struct stat found;
+
+	CHECK(count == 2);
+	CHECK(strcmp(sealane_version(), "0.1.0") == 0 && SEALANE_VERSION_MINOR == 1);
+	CHECK(strcmp(sealane_last_error(), "") == 0);
+	for (int engine = SEALANE_ENGINE_URING; engine <= SEALANE_ENGINE_SYSCALLS; engine++) {
+		CHECK(sealane_config_new(&config) == 0);
+		CHECK(sealane_config_set_engine(config, engine) == 0);
+		CHECK(sealane_config_set_frame_bytes(config, 65536) == 0);
+		CHECK(sealane_config_set(config, "slots_per_lane", "4") == 0);
+		CHECK(sealane_config_set(config, "zero_copy", "off") == 0);
+		CHECK(sealane_secret_generate(&secret) == 0);
+		mistakes_are_errors(secret, config);
+		more_streams_and_readiness(secret, config);
+		snprintf(path, sizeof path, "%s/secret%d", arguments[1], engine);
+		CHECK(sealane_secret_write_new(secret, path) == 0);
+		CHECK(stat(path, &found) == 0 && (found.st_mode & 0777) == 0600);
+		CHECK(sealane_secret_write_new(secret, path) == -EEXIST);
+		CHECK(sealane_secret_read(path, &read_back) == 0);
+		bytes_cross(read_back, config);
+		sealane_secret_destroy(&read_back);
+		sealane_secret_destroy(&secret);
+		sealane_config_destroy(&config);
+		CHECK(config == NULL && secret == NULL && read_back == NULL);
+	}
+	return 0;
+}

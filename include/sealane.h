@@ -1,0 +1,411 @@
+/*
+ * Sealane: moves a running virtual machine from host to host, sealed. See sealane(3).
+ *
+ * Functions return 0 or a count, or a negative number: -errno, or one of the SEALANE_E_ numbers
+ * with a minus; sealane_last_error() then says more. Handles are made by one function and
+ * destroyed by another, which nulls the pointer. After fork a handle is the parent's: the child's
+ * calls return -SEALANE_E_FORKED. The library prints nothing, reads no environment variable, and
+ * sets no signal.
+ *
+ * Made by cbindgen from the Rust sources: change those.
+ */
+
+#ifndef SEALANE_H
+#define SEALANE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+// Version of this header: major.
+#define SEALANE_VERSION_MAJOR 0
+
+// Version of this header: minor.
+#define SEALANE_VERSION_MINOR 1
+
+// Version of this header: patch.
+#define SEALANE_VERSION_PATCH 0
+
+// Fastest for this CPU; an error on a CPU without AES instructions.
+#define SEALANE_PROVIDER_AUTO 0
+
+// AWS-LC.
+#define SEALANE_PROVIDER_AWS_LC 1
+
+// ring.
+#define SEALANE_PROVIDER_RING 2
+
+// RustCrypto's aes-gcm; runs without AES instructions too, slowly.
+#define SEALANE_PROVIDER_AES_GCM 3
+
+// io_uring; an error where the kernel refuses it.
+#define SEALANE_ENGINE_URING 0
+
+// send, recv, pread, pwrite.
+#define SEALANE_ENGINE_SYSCALLS 1
+
+// Tried, kept where the kernel reports that it did not copy.
+#define SEALANE_ZERO_COPY_AUTO 0
+
+// An error where the kernel copies.
+#define SEALANE_ZERO_COPY_REQUIRE 1
+
+// Plain sends.
+#define SEALANE_ZERO_COPY_OFF 2
+
+// The other end does not hold the secret.
+#define SEALANE_E_NOT_AUTHENTICATED 4097
+
+// The connection ended before the stream or the session did.
+#define SEALANE_E_CLOSED 4098
+
+// Nothing came from the other end for too long.
+#define SEALANE_E_SILENT 4099
+
+// The other end broke the protocol.
+#define SEALANE_E_PROTOCOL 4100
+
+// The other end refused, or gave up, and said why.
+#define SEALANE_E_REFUSED 4101
+
+// A frame did not verify: changed, replayed or reordered on its way.
+#define SEALANE_E_UNSEAL 4102
+
+// A setting that cannot be honoured as it stands.
+#define SEALANE_E_CONFIG 4103
+
+// This end cancelled.
+#define SEALANE_E_CANCELLED 4104
+
+// The other end cancelled.
+#define SEALANE_E_CANCELLED_BY_PEER 4105
+
+// The source let go and did not hear that the target took over: look at the target.
+#define SEALANE_E_IN_DOUBT 4106
+
+// A bug of the library, now or in an earlier call on this handle, which serves no more.
+#define SEALANE_E_PANIC 4107
+
+// The handle was made before a fork by the parent, whose it remains.
+#define SEALANE_E_FORKED 4108
+
+// This end is the migration's source.
+#define SEALANE_ROLE_SOURCE 1
+
+// This end is the migration's target.
+#define SEALANE_ROLE_TARGET 2
+
+// Ends waits of this library from another thread. Any thread may use it, and it may be
+// destroyed once the call that took it has returned.
+struct sealane_canceller;
+
+// Settings. Any thread may use it, and it may be changed or destroyed once the call that took
+// it has returned.
+struct sealane_config;
+
+// What both ends hold, for one migration. Any thread may use it, and it may be destroyed once
+// the call that took it has returned.
+struct sealane_secret;
+
+// Ordered bytes in both directions. Any thread may call any function, one reader and one
+// writer beside each other; a second reader, or writer, waits for the first. It is destroyed
+// when no thread is in a call: sealane_stream_shutdown(SHUT_RDWR) wakes them.
+struct sealane_stream;
+
+// A session of streams: the first connection shows who is there, the others join it. Any
+// thread may use it; streams outlive it.
+struct sealane_streams;
+
+// What a stream did. Set `size` to sizeof(struct sealane_stream_statistics) before the call: a
+// newer library fills no more than that.
+struct sealane_stream_statistics {
+  // Bytes of this struct, set by the caller.
+  size_t size;
+  // Bytes that were written.
+  uint64_t sent_bytes;
+  // Frames that left.
+  uint64_t sent_frames;
+  // Bytes that were opened.
+  uint64_t received_bytes;
+  // Frames that came.
+  uint64_t received_frames;
+  // System calls that moved or waited for bytes.
+  uint64_t system_calls;
+  // Sends of which the kernel reports that it did not copy them.
+  uint64_t zero_copy_kept;
+  // Zero-copy sends that it copied after all.
+  uint64_t zero_copy_copied;
+};
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+// The version of the library that is linked, as `0.1.0`. Valid for ever; any thread.
+const char *sealane_version(void);
+
+// New settings with their defaults.
+//
+// Returns 0 or a negative error.
+int sealane_config_new(struct sealane_config **out);
+
+// Destroys settings and nulls the pointer. NULL, and a pointer to NULL, are no error.
+void sealane_config_destroy(struct sealane_config **config);
+
+// Sets one setting by its name: the setters' names after `sealane_config_set_`, with their units;
+// words for provider (`auto`, `aws-lc`, `ring`, `aes-gcm`), engine (`uring`, `syscalls`),
+// zero_copy (`auto`, `require`, `off`) and sqpoll (`on`, `off`), decimal numbers for the rest.
+//
+// Returns 0; -SEALANE_E_CONFIG for an unknown key or a value that is none of it.
+int sealane_config_set(struct sealane_config *config, const char *key, const char *value);
+
+// Connections of a migration, 1 to 64. Default 1; the source decides. Streams do not use it.
+//
+// Returns 0; -SEALANE_E_CONFIG where the value is out of range.
+int sealane_config_set_lanes(struct sealane_config *config, uint16_t lanes);
+
+// Payload bytes of a full frame, a multiple of 4096 from 65536 to 1048576. Default 262144; the
+// source decides.
+//
+// Returns 0; -SEALANE_E_CONFIG where the value is out of range.
+int sealane_config_set_frame_bytes(struct sealane_config *config, size_t bytes);
+
+// Frames that one lane's pool holds, 2 to 64. Default 3.
+//
+// Returns 0; -SEALANE_E_CONFIG where the value is out of range.
+int sealane_config_set_slots_per_lane(struct sealane_config *config, size_t slots);
+
+// Bytes per second that all lanes of a migration may send together, 0 for no limit. Default 0.
+//
+// Returns 0; -SEALANE_E_CONFIG where the value is out of range.
+int sealane_config_set_bandwidth_bytes_per_s(struct sealane_config *config, uint64_t bytes);
+
+// Who does the AES-GCM: SEALANE_PROVIDER_*. Default SEALANE_PROVIDER_AUTO.
+//
+// Returns 0; -SEALANE_E_CONFIG where the value is out of range.
+int sealane_config_set_provider(struct sealane_config *config, int provider);
+
+// How bytes are moved: SEALANE_ENGINE_*. Default SEALANE_ENGINE_URING.
+//
+// Returns 0; -SEALANE_E_CONFIG where the value is out of range.
+int sealane_config_set_engine(struct sealane_config *config, int engine);
+
+// Zero-copy send: SEALANE_ZERO_COPY_*. Default SEALANE_ZERO_COPY_AUTO.
+//
+// Returns 0; -SEALANE_E_CONFIG where the value is out of range.
+int sealane_config_set_zero_copy(struct sealane_config *config, int zero_copy);
+
+// Whether a kernel thread polls each lane's ring. Default false.
+//
+// Returns 0; -SEALANE_E_CONFIG where the value is out of range.
+int sealane_config_set_sqpoll(struct sealane_config *config, bool sqpoll);
+
+// How long a handshake may take, in milliseconds. Default 10000.
+//
+// Returns 0; -SEALANE_E_CONFIG where the value is out of range.
+int sealane_config_set_handshake_timeout_ms(struct sealane_config *config, uint64_t ms);
+
+// How long the other end of a migration may be silent, in milliseconds, at least 1000. Default
+// 30000. Streams do not use it.
+//
+// Returns 0; -SEALANE_E_CONFIG where the value is out of range.
+int sealane_config_set_peer_timeout_ms(struct sealane_config *config, uint64_t ms);
+
+// Bytes of the kernel's send and receive buffer of each TCP connection, 0 for autotuning.
+// Default 0.
+//
+// Returns 0; -SEALANE_E_CONFIG where the value is out of range.
+int sealane_config_set_socket_buffer_bytes(struct sealane_config *config, size_t bytes);
+
+// TCP congestion control of the connections at this end, as tcp(7) names it; NULL or "" for the
+// system's. Default the system's.
+//
+// Returns 0 or -EINVAL.
+int sealane_config_set_congestion(struct sealane_config *config, const char *name);
+
+// What the last call of this thread that failed has to say: what was found, what was wanted, and
+// what can be done. UTF-8, one line; empty before the first failure. Valid until this thread's
+// next call of this library.
+const char *sealane_last_error(void);
+
+// Makes a secret of 32 random bytes.
+//
+// Returns 0 or a negative error.
+int sealane_secret_generate(struct sealane_secret **out);
+
+// A secret of 32 to 64 bytes. They are copied; erase yours.
+//
+// Returns 0; -SEALANE_E_CONFIG for another length.
+int sealane_secret_from_bytes(const uint8_t *bytes, size_t length, struct sealane_secret **out);
+
+// Reads a secret from a file that nobody but its owner may read: hex digits, or a line
+// identity:hex as in QEMU's keys.psk.
+//
+// Returns 0; -SEALANE_E_CONFIG where others may read it or it holds no secret; -errno.
+int sealane_secret_read(const char *path, struct sealane_secret **out);
+
+// Writes a secret to a new file with mode 0600.
+//
+// Returns 0; -EEXIST where there is a file; -errno.
+int sealane_secret_write_new(const struct sealane_secret *secret, const char *path);
+
+// Destroys a secret, erases its bytes and nulls the pointer. NULL, and a pointer to NULL, are no
+// error.
+void sealane_secret_destroy(struct sealane_secret **secret);
+
+// A new canceller.
+//
+// Returns 0 or a negative error.
+int sealane_canceller_new(struct sealane_canceller **out);
+
+// Ends every wait that was given this canceller, with -SEALANE_E_CANCELLED, and those to come.
+//
+// Returns 0 or -EINVAL.
+int sealane_canceller_cancel(const struct sealane_canceller *canceller);
+
+// Destroys a canceller and nulls the pointer; waits that were given it go on. NULL, and a pointer
+// to NULL, are no error.
+void sealane_canceller_destroy(struct sealane_canceller **canceller);
+
+// Writes buffers, as writev(2): a blocking stream takes all of it, a non-blocking one what there
+// is room for. What was taken is with the kernel and needs no further call. Full frames are
+// sealed and sent one behind the other; what is left goes out at once.
+//
+// Returns the bytes taken; -EAGAIN; -EPIPE after a shutdown, or where the connection has ended;
+// -EINVAL for more than 1024 buffers. The stream takes nothing more after an error but -EAGAIN.
+ssize_t sealane_stream_writev(const struct sealane_stream *stream,
+                              const struct iovec *buffers,
+                              int count);
+
+// Reads what is there into buffers, as readv(2): at least one byte, 0 at the end of the stream.
+//
+// Returns the bytes read; -EAGAIN; -SEALANE_E_CLOSED where the connection ended before the stream
+// did, which is no end of it; -SEALANE_E_UNSEAL; -SEALANE_E_REFUSED with the other end's reason in
+// sealane_last_error. The stream reads nothing more after an error but -EAGAIN.
+ssize_t sealane_stream_readv(const struct sealane_stream *stream,
+                             const struct iovec *buffers,
+                             int count);
+
+// As sealane_stream_readv into one buffer, but leaves the bytes for the next read. It looks beyond
+// one frame up to 4096 bytes.
+ssize_t sealane_stream_peek(const struct sealane_stream *stream, void *bytes, size_t length);
+
+// Whether all that was written is with the kernel, which is so when a write has returned.
+//
+// Returns 0, or the error that the stream had.
+int sealane_stream_flush(const struct sealane_stream *stream);
+
+// Ends directions, as shutdown(2) with SHUT_RD, SHUT_WR, SHUT_RDWR, from any thread; those that
+// wait in a read or a write wake. SHUT_WR says the end to the other end; SHUT_RDWR says it where
+// that needs no wait. While a thread is in a write neither says it, and the other end sees an
+// error.
+//
+// Returns 0; -EAGAIN for SHUT_WR on a non-blocking stream without room, which has changed nothing;
+// what kept the end from being said.
+int sealane_stream_shutdown(const struct sealane_stream *stream, int how);
+
+// Gives the stream up in both directions, at once; the other end reads an error with this reason
+// (up to 1024 bytes of UTF-8), where that needs no wait.
+//
+// Returns 0 or -EINVAL.
+int sealane_stream_cancel(const struct sealane_stream *stream, const char *reason);
+
+// Whether reads and writes return -EAGAIN where they would wait. A call that is waiting goes on.
+// Off at first.
+//
+// Returns 0 or -EINVAL.
+int sealane_stream_set_nonblocking(const struct sealane_stream *stream, bool nonblocking);
+
+// A descriptor that is readable (POLLIN) whenever a read would not wait; it may be readable too
+// where only a part of a frame has come and the read gives -EAGAIN. The stream's: do not close it.
+// The first call waits for a read that is going on.
+//
+// Returns the descriptor, or -errno.
+int sealane_stream_read_fd(const struct sealane_stream *stream);
+
+// A descriptor that is writable (POLLOUT) when a write would take something. The stream's: do not
+// close it, and read or write nothing.
+//
+// Returns the descriptor, or -EINVAL.
+int sealane_stream_write_fd(const struct sealane_stream *stream);
+
+// Its number among the streams of its session, from 0.
+//
+// Returns it, or -EINVAL.
+int sealane_stream_number(const struct sealane_stream *stream);
+
+// What it did until now. Waits for a read and a write that are going on.
+//
+// Returns 0; -EINVAL where `size` is less than its first version's.
+int sealane_stream_get_statistics(const struct sealane_stream *stream,
+                                  struct sealane_stream_statistics *statistics);
+
+// Destroys a stream and nulls the pointer. Without sealane_stream_shutdown(SHUT_WR) before, the
+// other end sees an error. With zero-copy sends under way it waits for them, at most 2 seconds.
+// NULL, and a pointer to NULL, are no error.
+void sealane_stream_destroy(struct sealane_stream **stream);
+
+// Opens a session over a connected stream socket (TCP, AF_UNIX), as the end that connected it.
+// Waits until the other end has shown that it holds the secret, at most the settings'
+// handshake_timeout_ms. The descriptor is duplicated: close yours when you like, and leave the
+// socket's flags and options alone.
+//
+// `config` NULL: the defaults. `canceller` NULL: none.
+//
+// Returns 0; -SEALANE_E_NOT_AUTHENTICATED, -SEALANE_E_REFUSED, -SEALANE_E_CANCELLED,
+// -SEALANE_E_CONFIG, -errno. Nothing is made then.
+int sealane_streams_open(int fd,
+                         int role,
+                         const struct sealane_secret *secret,
+                         const struct sealane_config *config,
+                         const struct sealane_canceller *canceller,
+                         struct sealane_streams **out_streams,
+                         struct sealane_stream **out_stream);
+
+// As sealane_streams_open, as the end that accepted the connection.
+int sealane_streams_answer(int fd,
+                           int role,
+                           const struct sealane_secret *secret,
+                           const struct sealane_config *config,
+                           const struct sealane_canceller *canceller,
+                           struct sealane_streams **out_streams,
+                           struct sealane_stream **out_stream);
+
+// One more stream of the session over a connected socket, as the end that connected it. As
+// sealane_streams_open.
+//
+// Returns 0; -EINVAL after 4096 streams; else as sealane_streams_open.
+int sealane_streams_join(const struct sealane_streams *streams,
+                         int fd,
+                         const struct sealane_canceller *canceller,
+                         struct sealane_stream **out_stream);
+
+// One more stream of the session over a connected socket, as the end that accepted it. As
+// sealane_streams_open; a stranger's connection is -SEALANE_E_NOT_AUTHENTICATED: close it and go
+// on.
+int sealane_streams_admit(const struct sealane_streams *streams,
+                          int fd,
+                          const struct sealane_canceller *canceller,
+                          struct sealane_stream **out_stream);
+
+// Says that the migration is complete: the secret opens no other session in this process.
+//
+// Returns 0 or -EINVAL.
+int sealane_streams_complete(const struct sealane_streams *streams);
+
+// Writes the 16 bytes of a name of this migration that both ends know and nobody else.
+//
+// Returns 0 or -EINVAL.
+int sealane_streams_migration_id(const struct sealane_streams *streams, uint8_t *id);
+
+// Destroys a session and nulls the pointer; its streams go on. NULL, and a pointer to NULL, are no
+// error.
+void sealane_streams_destroy(struct sealane_streams **streams);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* SEALANE_H */
