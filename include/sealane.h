@@ -105,9 +105,23 @@ struct sealane_canceller;
 // it has returned.
 struct sealane_config;
 
+// Authenticated connections of a migration, until a source or a target takes them.
+struct sealane_lanes;
+
+// Waits at an address for the other end. One thread at a time waits; another waits for it.
+struct sealane_listener;
+
+// Memory of a guest that both ends know by the same name. It may be destroyed once the call that
+// took it has returned; the memory behind it stays in use until the migration has ended.
+struct sealane_region;
+
 // What both ends hold, for one migration. Any thread may use it, and it may be destroyed once
 // the call that took it has returned.
 struct sealane_secret;
+
+// Sends a guest: rounds, the commit, the handover. One thread at a time is in a call; another
+// waits for it. The canceller that it was started with ends a call from any thread.
+struct sealane_source;
 
 // Ordered bytes in both directions. Any thread may call any function, one reader and one
 // writer beside each other; a second reader, or writer, waits for the first. It is destroyed
@@ -117,6 +131,55 @@ struct sealane_stream;
 // A session of streams: the first connection shows who is there, the others join it. Any
 // thread may use it; streams outlive it.
 struct sealane_streams;
+
+// Receives a guest. One thread at a time is in a call; another waits for it. The canceller that
+// it was started with ends a call from any thread.
+struct sealane_target;
+
+// What a round did. Set `size` to sizeof(struct sealane_round) before the call.
+struct sealane_round {
+  // Bytes of this struct, set by the caller.
+  size_t size;
+  // Its number, from 0.
+  uint32_t round;
+  // Pages that it carried, zero pages too.
+  uint64_t pages;
+  // Microseconds from the call until the target had placed it all.
+  uint64_t elapsed_us;
+};
+
+// Consecutive pages of a region.
+struct sealane_run {
+  // Which region, by its place in the array that the source was started with.
+  size_t region;
+  // Index of its first page.
+  uint64_t first_page;
+  // How many pages.
+  uint64_t pages;
+};
+
+// What an end of a migration did, all lanes together. Set `size` to
+// sizeof(struct sealane_statistics) before the call.
+struct sealane_statistics {
+  // Bytes of this struct, set by the caller.
+  size_t size;
+  // Lanes.
+  uint64_t lanes;
+  // Frames.
+  uint64_t frames;
+  // Bytes on the wire.
+  uint64_t wire_bytes;
+  // Pages whose content was carried.
+  uint64_t data_pages;
+  // Pages that were zero.
+  uint64_t zero_pages;
+  // System calls that moved or waited for bytes.
+  uint64_t system_calls;
+  // Sends of which the kernel reports that it did not copy them.
+  uint64_t zero_copy_kept;
+  // Zero-copy sends that it copied after all.
+  uint64_t zero_copy_copied;
+};
 
 // What a stream did. Set `size` to sizeof(struct sealane_stream_statistics) before the call: a
 // newer library fills no more than that.
@@ -230,6 +293,79 @@ int sealane_config_set_congestion(struct sealane_config *config, const char *nam
 // next call of this library.
 const char *sealane_last_error(void);
 
+// Listens at ADDRESS:PORT, for example 0.0.0.0:7800 or [::]:7800; port 0 for any.
+//
+// Returns 0 or -errno.
+int sealane_listener_bind(const char *address, struct sealane_listener **out);
+
+// The port that it got.
+//
+// Returns it, or a negative error.
+int sealane_listener_port(const struct sealane_listener *listener);
+
+// Destroys a listener and nulls the pointer. NULL, and a pointer to NULL, are no error.
+void sealane_listener_destroy(struct sealane_listener **listener);
+
+// Connects to a listener at HOST:PORT and opens all lanes of a migration.
+//
+// `config` NULL: the defaults. `canceller` NULL: none.
+//
+// Returns 0; -SEALANE_E_NOT_AUTHENTICATED, -SEALANE_E_REFUSED, -SEALANE_E_CANCELLED,
+// -SEALANE_E_CONFIG, -errno.
+int sealane_lanes_dial(const char *address,
+                       int role,
+                       const struct sealane_secret *secret,
+                       const struct sealane_config *config,
+                       const struct sealane_canceller *canceller,
+                       struct sealane_lanes **out);
+
+// Waits for a peer that holds the secret and opens all lanes of a migration. Strangers get no
+// answer and do not end the wait; only the canceller does.
+//
+// `config` NULL: the defaults. `canceller` NULL: none.
+//
+// Returns 0; -SEALANE_E_REFUSED where a peer with the secret had the wrong role or limits;
+// -SEALANE_E_CANCELLED, -SEALANE_E_CONFIG, -errno.
+int sealane_lanes_accept(const struct sealane_listener *listener,
+                         int role,
+                         const struct sealane_secret *secret,
+                         const struct sealane_config *config,
+                         const struct sealane_canceller *canceller,
+                         struct sealane_lanes **out);
+
+// How many lanes there are.
+//
+// Returns the number; -EINVAL where a source or a target has taken them.
+int sealane_lanes_count(const struct sealane_lanes *lanes);
+
+// Destroys lanes and nulls the pointer; those that a source or a target took go on. NULL, and a
+// pointer to NULL, are no error.
+void sealane_lanes_destroy(struct sealane_lanes **lanes);
+
+// `bytes` of a file from `offset`: a memfd, or a file on tmpfs or disk. The descriptor is
+// duplicated. `offset` is a multiple of 4096. A memfd is sealed against shrinking
+// (F_SEAL_SHRINK, fcntl(2)) where that is still allowed, and then mapped.
+//
+// Returns 0; -EINVAL where the range does not lie in the file; -errno.
+int sealane_region_from_fd(const char *name,
+                           int fd,
+                           uint64_t offset,
+                           uint64_t bytes,
+                           struct sealane_region **out);
+
+// `bytes` of this process's memory at `address`, both multiples of 4096. It is mapped readable,
+// and at a target writable, and cannot be truncated, until the migration has ended and this is
+// destroyed; the guest may write to it at any time.
+//
+// Returns 0 or -EINVAL.
+int sealane_region_from_memory(const char *name,
+                               void *address,
+                               size_t bytes,
+                               struct sealane_region **out);
+
+// Destroys a region and nulls the pointer. NULL, and a pointer to NULL, are no error.
+void sealane_region_destroy(struct sealane_region **region);
+
 // Makes a secret of 32 random bytes.
 //
 // Returns 0 or a negative error.
@@ -268,6 +404,63 @@ int sealane_canceller_cancel(const struct sealane_canceller *canceller);
 // Destroys a canceller and nulls the pointer; waits that were given it go on. NULL, and a pointer
 // to NULL, are no error.
 void sealane_canceller_destroy(struct sealane_canceller **canceller);
+
+// Offers regions over lanes and waits until the target takes them. The lanes are taken, whatever
+// is returned.
+//
+// `config` NULL: the defaults. `canceller` NULL: none.
+//
+// Returns 0; -SEALANE_E_REFUSED with the target's reason; -EINVAL, -SEALANE_E_CANCELLED, -errno.
+int sealane_source_start(const struct sealane_lanes *lanes,
+                         const struct sealane_region *const *list,
+                         size_t count,
+                         const struct sealane_config *config,
+                         const struct sealane_canceller *canceller,
+                         struct sealane_source **out);
+
+// Sends all pages of all regions, as a first round does, and waits until the target has placed
+// them: a barrier. `report` may be NULL.
+//
+// Returns 0; -EINVAL after the commit; what ended the session.
+int sealane_source_send_all(const struct sealane_source *source, struct sealane_round *report);
+
+// Sends runs of pages and waits until the target has placed them: a barrier. Runs may come in any
+// order and overlap; `report` may be NULL.
+//
+// Returns 0; -EINVAL where a run does not lie in its region, or after the commit; what ended the
+// session.
+int sealane_source_send_runs(const struct sealane_source *source,
+                             const struct sealane_run *runs,
+                             size_t count,
+                             struct sealane_round *report);
+
+// Sends the pages whose bits are set, one bitmap for each region in their order, as KVM's dirty
+// log gives them (a bit a page, 64 to a word, no bit past the last page), and waits until the
+// target has placed them: a barrier. `report` may be NULL.
+//
+// Returns 0; -EINVAL where a bit past a region's end is set, or after the commit; what ended the
+// session.
+int sealane_source_send_bitmaps(const struct sealane_source *source,
+                                const uint64_t *const *bitmaps,
+                                struct sealane_round *report);
+
+// Sends the device state (at most 64 MiB), says that this was all, and waits until the target has
+// it. The guest stands still by now.
+//
+// Returns 0; -EINVAL for more state, or after a commit; what ended the session.
+int sealane_source_commit(const struct sealane_source *source, const void *state, size_t bytes);
+
+// Lets go of the guest: after this call it must not run here any more, whatever is returned but
+// an error from before the handover. The source does nothing more. `statistics` may be NULL.
+//
+// Returns 0 once the target has taken it; -SEALANE_E_IN_DOUBT where it does not confirm: look at
+// the target before anything is started again; -SEALANE_E_CANCELLED and others from before.
+int sealane_source_hand_over(const struct sealane_source *source,
+                             struct sealane_statistics *statistics);
+
+// Destroys a source and nulls the pointer. Before the handover that cancels: the guest is this
+// end's, and the target is told. NULL, and a pointer to NULL, are no error.
+void sealane_source_destroy(struct sealane_source **source);
 
 // Writes buffers, as writev(2): a blocking stream takes all of it, a non-blocking one what there
 // is room for. What was taken is with the kernel and needs no further call. Full frames are
@@ -403,6 +596,74 @@ int sealane_streams_migration_id(const struct sealane_streams *streams, uint8_t 
 // Destroys a session and nulls the pointer; its streams go on. NULL, and a pointer to NULL, are no
 // error.
 void sealane_streams_destroy(struct sealane_streams **streams);
+
+// Waits over lanes for the source's offer. The lanes are taken, whatever is returned.
+//
+// `config` NULL: the defaults. `canceller` NULL: none.
+//
+// Returns 0; -EINVAL, -SEALANE_E_CANCELLED, -errno; what ended the session.
+int sealane_target_start(const struct sealane_lanes *lanes,
+                         const struct sealane_config *config,
+                         const struct sealane_canceller *canceller,
+                         struct sealane_target **out);
+
+// How many regions the source offers.
+//
+// Returns the number, or -EINVAL.
+int sealane_target_offers(const struct sealane_target *target);
+
+// A region that the source offers, by its place from 0: its size goes to `bytes`, its name with a
+// zero at its end to `name`, which has room for `name_size` bytes (256 are always enough). Either
+// may be NULL.
+//
+// Returns the length of the name; -EINVAL where there is no such region; -ENAMETOOLONG where there
+// is no room for its name.
+int sealane_target_offer(const struct sealane_target *target,
+                         size_t index,
+                         char *name,
+                         size_t name_size,
+                         uint64_t *bytes);
+
+// Takes the offer: pages go into these regions, which are the offered ones in any order.
+//
+// Returns 0; -EINVAL where one is missing, of another size or read-only (the source is told so and
+// the session ends); what ended the session.
+int sealane_target_accept(const struct sealane_target *target,
+                          const struct sealane_region *const *list,
+                          size_t count);
+
+// Refuses the offer, or gives up later: the source gets the reason (up to 1024 bytes of UTF-8) and
+// the session ends. Not after sealane_target_ready, when the guest is this end's.
+//
+// Returns 0 or -EINVAL.
+int sealane_target_refuse(const struct sealane_target *target, const char *reason);
+
+// Receives rounds until the source has sent everything.
+//
+// Returns the bytes of the device state, which sealane_target_state copies; what ended the
+// session.
+ssize_t sealane_target_receive(const struct sealane_target *target);
+
+// Copies the device state, from its beginning, as much as there is room for.
+//
+// Returns the bytes copied; -EINVAL before sealane_target_receive.
+ssize_t sealane_target_state(const struct sealane_target *target, void *state, size_t bytes);
+
+// Says that everything is placed and safe, and waits until the source has let go. Only after this
+// the guest may run here.
+//
+// Returns 0; what ended the session: the guest is the source's then.
+int sealane_target_ready(const struct sealane_target *target);
+
+// Tells the source that the guest is taken. The target does nothing more. `statistics` may be
+// NULL.
+//
+// Returns 0: the guest is this end's; -EINVAL where it is over already.
+int sealane_target_done(const struct sealane_target *target, struct sealane_statistics *statistics);
+
+// Destroys a target and nulls the pointer; before sealane_target_done that gives up. NULL, and a
+// pointer to NULL, are no error.
+void sealane_target_destroy(struct sealane_target **target);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -8,15 +8,23 @@
 mod config;
 mod error;
 mod fence;
+mod lanes;
+mod region;
 mod secret;
+mod source;
 mod stream;
 mod streams;
+mod target;
 
 pub use config::*;
 pub use error::*;
+pub use lanes::*;
+pub use region::*;
 pub use secret::*;
+pub use source::*;
 pub use stream::*;
 pub use streams::*;
+pub use target::*;
 
 /// Version of this header: major.
 pub const SEALANE_VERSION_MAJOR: u32 = 0;

@@ -92,11 +92,7 @@ unsafe fn begin(
     int(call(|| {
         place(out_streams)?;
         place(out_stream)?;
-        let role = match role {
-            SEALANE_ROLE_SOURCE => Role::Source,
-            SEALANE_ROLE_TARGET => Role::Target,
-            _ => return Err(Failure::invalid(format!("role {role}: SEALANE_ROLE_* is wanted"))),
-        };
+        let role = role_of(role)?;
         // SAFETY: as this function's.
         let (secret, config) = unsafe { (argument(secret)?, crate::config::settings(config)?) };
         // SAFETY: as this function's.
@@ -224,12 +220,20 @@ pub unsafe extern "C" fn sealane_streams_destroy(streams: *mut *mut sealane_stre
     unsafe { destroy(streams) }
 }
 
+pub(crate) fn role_of(role: c_int) -> Outcome<Role> {
+    match role {
+        SEALANE_ROLE_SOURCE => Ok(Role::Source),
+        SEALANE_ROLE_TARGET => Ok(Role::Target),
+        _ => Err(Failure::invalid(format!("role {role}: SEALANE_ROLE_* is wanted"))),
+    }
+}
+
 /// The canceller, or one that nobody has for NULL.
 ///
 /// # Safety
 ///
 /// As for [`argument`].
-unsafe fn cancel(canceller: *const sealane_canceller) -> Outcome<Canceller> {
+pub(crate) unsafe fn cancel(canceller: *const sealane_canceller) -> Outcome<Canceller> {
     if canceller.is_null() {
         return Ok(Canceller::default());
     }
@@ -237,7 +241,7 @@ unsafe fn cancel(canceller: *const sealane_canceller) -> Outcome<Canceller> {
     unsafe { argument(canceller) }.cloned()
 }
 
-fn duplicate(fd: c_int) -> Outcome<OwnedFd> {
+pub(crate) fn duplicate(fd: c_int) -> Outcome<OwnedFd> {
     if fd < 0 {
         return Err(Failure(libc::EBADF, format!("{fd} is no descriptor")));
     }

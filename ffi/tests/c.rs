@@ -33,14 +33,24 @@ fn compile(compiler: &str, standard: &str, name: &str, place: &Path) -> PathBuf 
     program
 }
 
-#[test]
-fn a_c_program_carries_bytes_and_makes_every_mistake() {
+/// Runs a C program, which prints nothing: neither does the library.
+fn run(name: &str) {
     let place = tempfile::tempdir().unwrap();
-    let program = compile("cc", "-std=c99", "stream.c", place.path());
+    let program = compile("cc", "-std=c99", name, place.path());
     let output = Command::new("timeout").arg("60").arg(program).arg(place.path()).output().unwrap();
     let said = [&output.stdout[..], &output.stderr].concat();
     assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&said));
-    assert!(said.is_empty(), "the library prints nothing: {}", String::from_utf8_lossy(&said));
+    assert!(said.is_empty(), "{}", String::from_utf8_lossy(&said));
+}
+
+#[test]
+fn streams_carry_bytes_and_every_mistake_is_an_error() {
+    run("stream.c");
+}
+
+#[test]
+fn a_guest_moves_and_every_mistake_is_an_error() {
+    run("migration.c");
 }
 
 #[test]

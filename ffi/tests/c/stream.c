@@ -12,15 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <sealane.h>
-
-#define CHECK(what)                                                                               \
-	do {                                                                                          \
-		if (!(what)) {                                                                            \
-			fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #what, sealane_last_error());  \
-			exit(1);                                                                              \
-		}                                                                                         \
-	} while (0)
+#include "check.h"
 
 enum { MANY = 3000000 };
 

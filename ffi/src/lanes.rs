@@ -1,0 +1,181 @@
+//! The connections of a migration.
+
+use std::ffi::{c_char, c_int};
+use std::sync::Mutex;
+
+use sealane::{Lanes, Listener, dial};
+
+use crate::fence::{
+    Handle, Outcome, argument, call, destroy, give, int, opaque, place, text, with,
+};
+use crate::streams::{cancel, role_of};
+use crate::{Failure, sealane_canceller, sealane_config, sealane_secret};
+
+/// Waits at an address for the other end. One thread at a time waits; another waits for it.
+pub struct sealane_listener(Handle<Mutex<Listener>>);
+opaque!(sealane_listener, Mutex<Listener>);
+
+/// Authenticated connections of a migration, until a source or a target takes them.
+pub struct sealane_lanes(Handle<Mutex<Option<Lanes>>>);
+opaque!(sealane_lanes, Mutex<Option<Lanes>>);
+
+/// Listens at ADDRESS:PORT, for example 0.0.0.0:7800 or [::]:7800; port 0 for any.
+///
+/// Returns 0 or -errno.
+///
+/// # Safety
+///
+/// `address` is null or a string; `out` is null or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_listener_bind(
+    address: *const c_char,
+    out: *mut *mut sealane_listener,
+) -> c_int {
+    int(call(|| {
+        place(out)?;
+        // SAFETY: `address` as this function's.
+        let listener = Listener::bind(unsafe { text("an address", address) }?)?;
+        // SAFETY: not null, and may be written by the caller's word.
+        unsafe { give(out, Mutex::new(listener)) };
+        Ok(0)
+    }))
+}
+
+/// The port that it got.
+///
+/// Returns it, or a negative error.
+///
+/// # Safety
+///
+/// `listener` is alive.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_listener_port(listener: *const sealane_listener) -> c_int {
+    // SAFETY: as this function's.
+    int(unsafe { with(listener, |listener| Ok(lock(listener).local_address()?.port().into())) })
+}
+
+/// Destroys a listener and nulls the pointer. NULL, and a pointer to NULL, are no error.
+///
+/// # Safety
+///
+/// `listener` is null, or points to null or to a listener that nobody uses.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_listener_destroy(listener: *mut *mut sealane_listener) {
+    // SAFETY: as this function's.
+    unsafe { destroy(listener) }
+}
+
+/// Connects to a listener at HOST:PORT and opens all lanes of a migration.
+///
+/// `config` NULL: the defaults. `canceller` NULL: none.
+///
+/// Returns 0; -SEALANE_E_NOT_AUTHENTICATED, -SEALANE_E_REFUSED, -SEALANE_E_CANCELLED,
+/// -SEALANE_E_CONFIG, -errno.
+///
+/// # Safety
+///
+/// The handles are alive, or null where that is allowed; `address` is null or a string; `out` is
+/// null or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_lanes_dial(
+    address: *const c_char,
+    role: c_int,
+    secret: *const sealane_secret,
+    config: *const sealane_config,
+    canceller: *const sealane_canceller,
+    out: *mut *mut sealane_lanes,
+) -> c_int {
+    int(call(|| {
+        place(out)?;
+        // SAFETY: as this function's.
+        let (address, secret) = unsafe { (text("an address", address)?, argument(secret)?) };
+        // SAFETY: as this function's.
+        let (config, cancel) = unsafe { (crate::config::settings(config)?, cancel(canceller)?) };
+        let lanes = dial(address, role_of(role)?, secret, &config, &cancel)?;
+        // SAFETY: not null, and may be written by the caller's word.
+        unsafe { give(out, Mutex::new(Some(lanes))) };
+        Ok(0)
+    }))
+}
+
+/// Waits for a peer that holds the secret and opens all lanes of a migration. Strangers get no
+/// answer and do not end the wait; only the canceller does.
+///
+/// `config` NULL: the defaults. `canceller` NULL: none.
+///
+/// Returns 0; -SEALANE_E_REFUSED where a peer with the secret had the wrong role or limits;
+/// -SEALANE_E_CANCELLED, -SEALANE_E_CONFIG, -errno.
+///
+/// # Safety
+///
+/// As sealane_lanes_dial.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_lanes_accept(
+    listener: *const sealane_listener,
+    role: c_int,
+    secret: *const sealane_secret,
+    config: *const sealane_config,
+    canceller: *const sealane_canceller,
+    out: *mut *mut sealane_lanes,
+) -> c_int {
+    // SAFETY: as this function's.
+    int(unsafe {
+        with(listener, |listener| {
+            place(out)?;
+            let (secret, config) = (argument(secret)?, crate::config::settings(config)?);
+            let (role, cancel) = (role_of(role)?, cancel(canceller)?);
+            let lanes = lock(listener).accept(role, secret, &config, &cancel)?;
+            give(out, Mutex::new(Some(lanes)));
+            Ok(0)
+        })
+    })
+}
+
+/// How many lanes there are.
+///
+/// Returns the number; -EINVAL where a source or a target has taken them.
+///
+/// # Safety
+///
+/// `lanes` is alive.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_lanes_count(lanes: *const sealane_lanes) -> c_int {
+    // SAFETY: as this function's.
+    int(unsafe {
+        with(lanes, |lanes| {
+            let count = lock(lanes).as_ref().map(Lanes::count);
+            count.map(i64::from).ok_or_else(taken)
+        })
+    })
+}
+
+/// Destroys lanes and nulls the pointer; those that a source or a target took go on. NULL, and a
+/// pointer to NULL, are no error.
+///
+/// # Safety
+///
+/// `lanes` is null, or points to null or to lanes that nobody uses.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_lanes_destroy(lanes: *mut *mut sealane_lanes) {
+    // SAFETY: as this function's.
+    unsafe { destroy(lanes) }
+}
+
+/// Takes the lanes out of their handle.
+///
+/// # Safety
+///
+/// As for [`argument`].
+pub(crate) unsafe fn take(lanes: *const sealane_lanes) -> Outcome<Lanes> {
+    // SAFETY: as this function's.
+    let lanes = unsafe { argument(lanes) }?;
+    lock(lanes).take().ok_or_else(taken)
+}
+
+fn taken() -> Failure {
+    Failure::invalid("the lanes were taken by a source or a target")
+}
+
+pub(crate) fn lock<T>(value: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,352 @@
+//! The source of a migration.
+
+use std::ffi::{c_int, c_void};
+use std::sync::Mutex;
+
+use sealane::memory::{DirtyBitmap, Run};
+use sealane::{LaneStatistics, Source};
+
+use crate::fence::{Handle, Outcome, call, destroy, give, int, opaque, place, with};
+use crate::lanes::{lock, take};
+use crate::region::regions;
+use crate::streams::cancel;
+use crate::{Failure, sealane_canceller, sealane_config, sealane_lanes, sealane_region};
+
+/// Sends a guest: rounds, the commit, the handover. One thread at a time is in a call; another
+/// waits for it. The canceller that it was started with ends a call from any thread.
+pub struct sealane_source(Handle<Mutex<Sending>>);
+opaque!(sealane_source, Mutex<Sending>);
+
+/// A source until it has handed over, and the pages of its regions.
+pub struct Sending {
+    source: Option<Source>,
+    pages: Vec<u64>,
+}
+
+/// Consecutive pages of a region.
+#[repr(C)]
+pub struct sealane_run {
+    /// Which region, by its place in the array that the source was started with.
+    pub region: usize,
+    /// Index of its first page.
+    pub first_page: u64,
+    /// How many pages.
+    pub pages: u64,
+}
+
+/// What a round did. Set `size` to sizeof(struct sealane_round) before the call.
+#[repr(C)]
+pub struct sealane_round {
+    /// Bytes of this struct, set by the caller.
+    pub size: usize,
+    /// Its number, from 0.
+    pub round: u32,
+    /// Pages that it carried, zero pages too.
+    pub pages: u64,
+    /// Microseconds from the call until the target had placed it all.
+    pub elapsed_us: u64,
+}
+
+/// What an end of a migration did, all lanes together. Set `size` to
+/// sizeof(struct sealane_statistics) before the call.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct sealane_statistics {
+    /// Bytes of this struct, set by the caller.
+    pub size: usize,
+    /// Lanes.
+    pub lanes: u64,
+    /// Frames.
+    pub frames: u64,
+    /// Bytes on the wire.
+    pub wire_bytes: u64,
+    /// Pages whose content was carried.
+    pub data_pages: u64,
+    /// Pages that were zero.
+    pub zero_pages: u64,
+    /// System calls that moved or waited for bytes.
+    pub system_calls: u64,
+    /// Sends of which the kernel reports that it did not copy them.
+    pub zero_copy_kept: u64,
+    /// Zero-copy sends that it copied after all.
+    pub zero_copy_copied: u64,
+}
+
+/// Offers regions over lanes and waits until the target takes them. The lanes are taken, whatever
+/// is returned.
+///
+/// `config` NULL: the defaults. `canceller` NULL: none.
+///
+/// Returns 0; -SEALANE_E_REFUSED with the target's reason; -EINVAL, -SEALANE_E_CANCELLED, -errno.
+///
+/// # Safety
+///
+/// The handles are alive, or null where that is allowed; `list` has `count` of them; `out` is null
+/// or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_source_start(
+    lanes: *const sealane_lanes,
+    list: *const *const sealane_region,
+    count: usize,
+    config: *const sealane_config,
+    canceller: *const sealane_canceller,
+    out: *mut *mut sealane_source,
+) -> c_int {
+    int(call(|| {
+        place(out)?;
+        // SAFETY: as this function's.
+        let (config, cancel) = unsafe { (crate::config::settings(config)?, cancel(canceller)?) };
+        // SAFETY: as this function's.
+        let regions = unsafe { regions(list, count) }?;
+        let pages = regions.iter().map(|region| region.pages()).collect();
+        // SAFETY: as this function's.
+        let source = Source::start(unsafe { take(lanes) }?, regions, &config, &cancel)?;
+        // SAFETY: not null, and may be written by the caller's word.
+        unsafe { give(out, Mutex::new(Sending { source: Some(source), pages })) };
+        Ok(0)
+    }))
+}
+
+/// Sends all pages of all regions, as a first round does, and waits until the target has placed
+/// them: a barrier. `report` may be NULL.
+///
+/// Returns 0; -EINVAL after the commit; what ended the session.
+///
+/// # Safety
+///
+/// `source` is alive; `report` is null or as its `size` says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_source_send_all(
+    source: *const sealane_source,
+    report: *mut sealane_round,
+) -> c_int {
+    // SAFETY: as this function's.
+    unsafe {
+        round(source, report, |pages| Ok(pages.iter().map(|n| DirtyBitmap::all(*n)).collect()))
+    }
+}
+
+/// Sends runs of pages and waits until the target has placed them: a barrier. Runs may come in any
+/// order and overlap; `report` may be NULL.
+///
+/// Returns 0; -EINVAL where a run does not lie in its region, or after the commit; what ended the
+/// session.
+///
+/// # Safety
+///
+/// `source` is alive; `runs` has `count` runs; `report` is null or as its `size` says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_source_send_runs(
+    source: *const sealane_source,
+    runs: *const sealane_run,
+    count: usize,
+    report: *mut sealane_round,
+) -> c_int {
+    let bitmaps = |pages: &[u64]| {
+        let mut bitmaps: Vec<_> = pages.iter().map(|n| DirtyBitmap::new(*n)).collect();
+        let runs = match (runs.is_null(), count) {
+            (_, 0) => &[],
+            (true, _) => return Err(Failure::invalid("runs are wanted, NULL was given")),
+            // SAFETY: not null, so `count` runs by the caller's word.
+            _ => unsafe { std::slice::from_raw_parts(runs, count) },
+        };
+        for run in runs {
+            let (first, pages_wanted) = (run.first_page, run.pages);
+            let fits = pages
+                .get(run.region)
+                .zip(first.checked_add(pages_wanted))
+                .is_some_and(|(pages, end)| end <= *pages);
+            if !fits {
+                return Err(Failure::invalid(format!(
+                    "{pages_wanted} pages from {first} do not lie in region {}",
+                    run.region
+                )));
+            }
+            if pages_wanted > 0 {
+                bitmaps[run.region].set_run(Run { first_page: first, pages: pages_wanted });
+            }
+        }
+        Ok(bitmaps)
+    };
+    // SAFETY: as this function's.
+    unsafe { round(source, report, bitmaps) }
+}
+
+/// Sends the pages whose bits are set, one bitmap for each region in their order, as KVM's dirty
+/// log gives them (a bit a page, 64 to a word, no bit past the last page), and waits until the
+/// target has placed them: a barrier. `report` may be NULL.
+///
+/// Returns 0; -EINVAL where a bit past a region's end is set, or after the commit; what ended the
+/// session.
+///
+/// # Safety
+///
+/// `source` is alive; `bitmaps` has a bitmap for each region, of as many words as its pages take;
+/// `report` is null or as its `size` says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_source_send_bitmaps(
+    source: *const sealane_source,
+    bitmaps: *const *const u64,
+    report: *mut sealane_round,
+) -> c_int {
+    let taken = |pages: &[u64]| {
+        if bitmaps.is_null() {
+            return Err(Failure::invalid("bitmaps are wanted, NULL was given"));
+        }
+        // SAFETY: one for each region by the caller's word.
+        let list = unsafe { std::slice::from_raw_parts(bitmaps, pages.len()) };
+        let bitmap = |(words, pages): (&*const u64, &u64)| {
+            if words.is_null() {
+                return Err(Failure::invalid("a bitmap for each region is wanted, NULL was given"));
+            }
+            let count = pages.div_ceil(64) as usize;
+            // SAFETY: as many words as the region's pages take, by the caller's word.
+            let words = unsafe { std::slice::from_raw_parts(*words, count) }.to_vec();
+            Ok(DirtyBitmap::from_words(words, *pages)?)
+        };
+        list.iter().zip(pages).map(bitmap).collect()
+    };
+    // SAFETY: as this function's.
+    unsafe { round(source, report, taken) }
+}
+
+/// # Safety
+///
+/// As for [`with`]; `report` is null or as its `size` says.
+unsafe fn round(
+    source: *const sealane_source,
+    report: *mut sealane_round,
+    dirty: impl FnOnce(&[u64]) -> Outcome<Vec<DirtyBitmap>>,
+) -> c_int {
+    // SAFETY: as this function's.
+    int(unsafe {
+        with(source, |sending| {
+            if !report.is_null() {
+                check_size((*report).size, size_of::<sealane_round>())?;
+            }
+            let mut sending = lock(sending);
+            let dirty = dirty(&sending.pages)?;
+            let done = sending.source()?.send_round(&dirty)?;
+            if !report.is_null() {
+                (*report).round = done.round;
+                (*report).pages = done.pages;
+                (*report).elapsed_us = done.elapsed.as_micros() as u64;
+            }
+            Ok(0)
+        })
+    })
+}
+
+/// Sends the device state (at most 64 MiB), says that this was all, and waits until the target has
+/// it. The guest stands still by now.
+///
+/// Returns 0; -EINVAL for more state, or after a commit; what ended the session.
+///
+/// # Safety
+///
+/// `source` is alive; `state` has `bytes` bytes, or is null where that is 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_source_commit(
+    source: *const sealane_source,
+    state: *const c_void,
+    bytes: usize,
+) -> c_int {
+    // SAFETY: as this function's.
+    int(unsafe {
+        with(source, |sending| {
+            let state: &[u8] = match (state.is_null(), bytes) {
+                (_, 0) => &[],
+                (true, _) => return Err(Failure::invalid("state is wanted, NULL was given")),
+                _ => std::slice::from_raw_parts(state.cast(), bytes),
+            };
+            lock(sending).source()?.commit(state)?;
+            Ok(0)
+        })
+    })
+}
+
+/// Lets go of the guest: after this call it must not run here any more, whatever is returned but
+/// an error from before the handover. The source does nothing more. `statistics` may be NULL.
+///
+/// Returns 0 once the target has taken it; -SEALANE_E_IN_DOUBT where it does not confirm: look at
+/// the target before anything is started again; -SEALANE_E_CANCELLED and others from before.
+///
+/// # Safety
+///
+/// `source` is alive; `statistics` is null or as its `size` says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_source_hand_over(
+    source: *const sealane_source,
+    statistics: *mut sealane_statistics,
+) -> c_int {
+    // SAFETY: as this function's.
+    int(unsafe {
+        with(source, |sending| {
+            check_statistics(statistics)?;
+            let source = lock(sending).source.take().ok_or_else(over)?;
+            fill(statistics, &source.hand_over()?.lanes);
+            Ok(0)
+        })
+    })
+}
+
+/// Destroys a source and nulls the pointer. Before the handover that cancels: the guest is this
+/// end's, and the target is told. NULL, and a pointer to NULL, are no error.
+///
+/// # Safety
+///
+/// `source` is null, or points to null or to a source that nobody uses.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_source_destroy(source: *mut *mut sealane_source) {
+    // SAFETY: as this function's.
+    unsafe { destroy(source) }
+}
+
+impl Sending {
+    fn source(&mut self) -> Outcome<&mut Source> {
+        self.source.as_mut().ok_or_else(over)
+    }
+}
+
+pub(crate) fn over() -> Failure {
+    Failure::invalid("the migration is over: this end has nothing more to do")
+}
+
+fn check_size(size: usize, own: usize) -> Outcome<()> {
+    match size >= own {
+        true => Ok(()),
+        false => Err(Failure::invalid(format!("size is {size}: set it to sizeof, {own}"))),
+    }
+}
+
+/// # Safety
+///
+/// `statistics` is null or as its `size` says.
+pub(crate) unsafe fn check_statistics(statistics: *const sealane_statistics) -> Outcome<()> {
+    match statistics.is_null() {
+        true => Ok(()),
+        // SAFETY: not null, and as this function's.
+        false => check_size(unsafe { (*statistics).size }, size_of::<sealane_statistics>()),
+    }
+}
+
+/// # Safety
+///
+/// `statistics` is null or passed [`check_statistics`].
+pub(crate) unsafe fn fill(statistics: *mut sealane_statistics, lanes: &[LaneStatistics]) {
+    if statistics.is_null() {
+        return;
+    }
+    // SAFETY: as this function's.
+    let out = unsafe { &mut *statistics };
+    *out = sealane_statistics { size: out.size, lanes: lanes.len() as u64, ..Default::default() };
+    for lane in lanes {
+        out.frames += lane.frames;
+        out.wire_bytes += lane.wire_bytes;
+        out.data_pages += lane.data_pages;
+        out.zero_pages += lane.zero_pages;
+        out.system_calls += lane.engine.system_calls;
+        out.zero_copy_kept += lane.engine.zero_copy_kept;
+        out.zero_copy_copied += lane.engine.zero_copy_copied;
+    }
+}

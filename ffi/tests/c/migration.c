@@ -1,0 +1,285 @@
+/* A migration between two threads of one C program: a memfd and a mapping move, by all three kinds
+ * of rounds, with device state. Then the errors that a caller can bring about. */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "check.h"
+
+enum { PAGE = 4096, FILE_PAGES = 300, MEMORY_PAGES = 70 };
+
+static const char STATE[] = "registers, clocks and all that";
+
+struct far {
+	struct sealane_listener *listener;
+	const struct sealane_secret *secret;
+	const struct sealane_config *config;
+	int fd;
+	void *memory;
+	int refuses;
+	int result;
+};
+
+static int new_memfd(unsigned char salt)
+{
+	int fd = memfd_create("guest", MFD_ALLOW_SEALING | MFD_CLOEXEC);
+	unsigned char page[PAGE];
+	CHECK(fd >= 0);
+	for (int n = 0; n < FILE_PAGES; n++) {
+		memset(page, salt && n % 5 ? salt + n : 0, PAGE);
+		CHECK(pwrite(fd, page, PAGE, (off_t)n * PAGE) == PAGE);
+	}
+	return fd;
+}
+
+static void *new_memory(void)
+{
+	void *memory = mmap(NULL, MEMORY_PAGES * PAGE, PROT_READ | PROT_WRITE,
+	                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(memory != MAP_FAILED);
+	return memory;
+}
+
+/* Both regions, the file first. */
+static void new_regions(int fd, void *memory, struct sealane_region *regions[2])
+{
+	CHECK(sealane_region_from_fd("ram", fd, 0, FILE_PAGES * PAGE, &regions[0]) == 0);
+	CHECK(sealane_region_from_memory("video", memory, MEMORY_PAGES * PAGE, &regions[1]) == 0);
+}
+
+static void *receive(void *argument)
+{
+	struct far *far = argument;
+	struct sealane_lanes *lanes = NULL;
+	struct sealane_target *target = NULL;
+	struct sealane_region *regions[2] = {NULL, NULL};
+	struct sealane_statistics statistics = {.size = sizeof statistics};
+	char name[256], state[sizeof STATE];
+	uint64_t bytes = 0;
+
+	CHECK(sealane_lanes_accept(far->listener, SEALANE_ROLE_TARGET, far->secret, far->config, NULL,
+	                           &lanes) == 0);
+	CHECK(sealane_lanes_count(lanes) == 2);
+	CHECK(sealane_target_start(lanes, far->config, NULL, &target) == 0);
+	CHECK(sealane_lanes_count(lanes) == -EINVAL);
+	sealane_lanes_destroy(&lanes);
+	CHECK(sealane_target_offers(target) == 2);
+	CHECK(sealane_target_offer(target, 1, name, sizeof name, &bytes) == 5);
+	CHECK(strcmp(name, "video") == 0 && bytes == MEMORY_PAGES * PAGE);
+	CHECK(sealane_target_offer(target, 0, name, 3, NULL) == -ENAMETOOLONG);
+	CHECK(sealane_target_offer(target, 2, NULL, 0, NULL) == -EINVAL);
+	CHECK(sealane_target_state(target, state, sizeof state) == -EINVAL);
+	if (far->refuses) {
+		CHECK(sealane_target_refuse(target, "no such guest is wanted here") == 0);
+		CHECK(sealane_target_ready(target) == -EINVAL);
+		sealane_target_destroy(&target);
+		return NULL;
+	}
+	new_regions(far->fd, far->memory, regions);
+	/* In any order. */
+	const struct sealane_region *list[2] = {regions[1], regions[0]};
+	CHECK(sealane_target_accept(target, list, 2) == 0);
+	sealane_region_destroy(&regions[0]);
+	sealane_region_destroy(&regions[1]);
+	CHECK(sealane_target_receive(target) == (ssize_t)sizeof STATE);
+	CHECK(sealane_target_state(target, state, 4) == 4);
+	CHECK(sealane_target_state(target, state, sizeof state) == (ssize_t)sizeof state);
+	CHECK(memcmp(state, STATE, sizeof STATE) == 0);
+	CHECK(sealane_target_ready(target) == 0);
+	CHECK(sealane_target_done(target, &statistics) == 0);
+	CHECK(statistics.lanes == 2 && statistics.data_pages > FILE_PAGES);
+	CHECK(sealane_target_done(target, NULL) == -EINVAL);
+	sealane_target_destroy(&target);
+	CHECK(target == NULL);
+	return NULL;
+}
+
+static void same(int near, int far, const void *near_memory, const void *far_memory)
+{
+	unsigned char ours[PAGE], theirs[PAGE];
+	for (int n = 0; n < FILE_PAGES; n++) {
+		CHECK(pread(near, ours, PAGE, (off_t)n * PAGE) == PAGE);
+		CHECK(pread(far, theirs, PAGE, (off_t)n * PAGE) == PAGE);
+		CHECK(memcmp(ours, theirs, PAGE) == 0);
+	}
+	CHECK(memcmp(near_memory, far_memory, MEMORY_PAGES * PAGE) == 0);
+}
+
+/* The lanes of a new session with a target on a thread of its own. */
+static struct sealane_lanes *dial(struct far *far, pthread_t *thread)
+{
+	struct sealane_lanes *lanes = NULL;
+	char address[64];
+	int port = sealane_listener_port(far->listener);
+	CHECK(port > 0);
+	snprintf(address, sizeof address, "127.0.0.1:%d", port);
+	CHECK(pthread_create(thread, NULL, receive, far) == 0);
+	CHECK(sealane_lanes_dial(address, SEALANE_ROLE_SOURCE, far->secret, far->config, NULL,
+	                         &lanes) == 0);
+	return lanes;
+}
+
+static void a_guest_moves(const struct sealane_secret *secret, const struct sealane_config *config)
+{
+	struct far far = {NULL, secret, config, new_memfd(0), new_memory(), 0, 0};
+	struct sealane_region *regions[2] = {NULL, NULL};
+	struct sealane_source *source = NULL;
+	struct sealane_lanes *lanes;
+	struct sealane_round round = {.size = sizeof round};
+	struct sealane_statistics statistics = {.size = sizeof statistics};
+	int fd = new_memfd(1);
+	unsigned char *memory = new_memory();
+	pthread_t thread;
+
+	memset(memory, 0x5A, MEMORY_PAGES * PAGE);
+	CHECK(sealane_listener_bind("127.0.0.1:0", &far.listener) == 0);
+	new_regions(fd, memory, regions);
+	const struct sealane_region *list[2] = {regions[0], regions[1]};
+	lanes = dial(&far, &thread);
+	CHECK(sealane_source_start(lanes, list, 2, config, NULL, &source) == 0);
+	sealane_lanes_destroy(&lanes);
+	CHECK(sealane_source_send_all(source, &round) == 0);
+	CHECK(round.round == 0 && round.pages == FILE_PAGES + MEMORY_PAGES);
+
+	/* The guest writes on: by runs, then by bitmaps. */
+	CHECK(pwrite(fd, "changed", 7, 17 * PAGE + 100) == 7);
+	memory[69 * PAGE] = 1;
+	struct sealane_run runs[3] = {{0, 17, 1}, {1, 60, 10}, {1, 69, 1}};
+	CHECK(sealane_source_send_runs(source, runs, 3, &round) == 0);
+	CHECK(round.round == 1 && round.pages == 11);
+	runs[0].first_page = FILE_PAGES;
+	CHECK(sealane_source_send_runs(source, runs, 1, NULL) == -EINVAL);
+	runs[0].region = 2;
+	CHECK(sealane_source_send_runs(source, runs, 1, NULL) == -EINVAL);
+	CHECK(sealane_source_send_runs(source, NULL, 1, NULL) == -EINVAL);
+	CHECK(pwrite(fd, "again", 5, 299 * PAGE) == 5);
+	uint64_t file_words[5] = {0, 0, 0, 0, 1ull << (299 - 256)}, memory_words[2] = {1, 0};
+	const uint64_t *bitmaps[2] = {file_words, memory_words};
+	CHECK(sealane_source_send_bitmaps(source, bitmaps, &round) == 0);
+	CHECK(round.round == 2 && round.pages == 2);
+	memory_words[1] = 1ull << 6;
+	CHECK(sealane_source_send_bitmaps(source, bitmaps, NULL) == -EINVAL);
+	CHECK(strstr(sealane_last_error(), "past the last"));
+	bitmaps[1] = NULL;
+	CHECK(sealane_source_send_bitmaps(source, bitmaps, NULL) == -EINVAL);
+	round.size = 8;
+	CHECK(sealane_source_send_all(source, &round) == -EINVAL);
+	CHECK(sealane_source_commit(source, NULL, 5) == -EINVAL);
+
+	CHECK(sealane_source_commit(source, STATE, sizeof STATE) == 0);
+	statistics.size = 4;
+	CHECK(sealane_source_hand_over(source, &statistics) == -EINVAL);
+	statistics.size = sizeof statistics;
+	CHECK(sealane_source_hand_over(source, &statistics) == 0);
+	CHECK(statistics.lanes == 2 && statistics.frames > 4 && statistics.zero_pages > 50);
+	CHECK(sealane_source_hand_over(source, NULL) == -EINVAL);
+	CHECK(sealane_source_send_all(source, NULL) == -EINVAL);
+	pthread_join(thread, NULL);
+	same(fd, far.fd, memory, far.memory);
+	sealane_source_destroy(&source);
+	CHECK(source == NULL);
+	sealane_region_destroy(&regions[0]);
+	sealane_region_destroy(&regions[1]);
+	sealane_listener_destroy(&far.listener);
+	munmap(memory, MEMORY_PAGES * PAGE);
+	munmap(far.memory, MEMORY_PAGES * PAGE);
+	close(fd);
+	close(far.fd);
+}
+
+static void *cancel_soon(void *canceller)
+{
+	usleep(50000);
+	CHECK(sealane_canceller_cancel(canceller) == 0);
+	return NULL;
+}
+
+static void ends_before_the_handover(const struct sealane_secret *secret,
+                                     const struct sealane_config *config)
+{
+	struct far far = {NULL, secret, config, -1, NULL, 1, 0};
+	struct sealane_region *regions[2] = {NULL, NULL}, *none = NULL;
+	struct sealane_source *source = NULL;
+	struct sealane_target *target = NULL;
+	struct sealane_canceller *canceller = NULL;
+	struct sealane_lanes *lanes = NULL;
+	void *memory = new_memory();
+	int fd = new_memfd(1);
+	pthread_t thread;
+
+	CHECK(sealane_listener_bind("127.0.0.1:0", &far.listener) == 0);
+	CHECK(sealane_listener_bind("nonsense", NULL) == -EINVAL);
+	CHECK(sealane_listener_bind(NULL, &far.listener) == -EINVAL);
+	CHECK(sealane_region_from_fd("ram", fd, 0, FILE_PAGES * PAGE + 1, &none) == -EINVAL);
+	CHECK(sealane_region_from_fd("ram", -1, 0, PAGE, &none) == -EBADF);
+	CHECK(sealane_region_from_fd(NULL, fd, 0, PAGE, &none) == -EINVAL);
+	CHECK(sealane_region_from_memory("ram", (char *)memory + 1, PAGE, &none) == -EINVAL);
+	CHECK(sealane_region_from_memory("ram", NULL, PAGE, &none) == -EINVAL && none == NULL);
+	new_regions(fd, memory, regions);
+	const struct sealane_region *list[2] = {regions[0], regions[1]};
+
+	/* The target refuses, and its reason comes. */
+	lanes = dial(&far, &thread);
+	CHECK(sealane_source_start(lanes, list, 2, config, NULL, &source) == -SEALANE_E_REFUSED);
+	CHECK(strstr(sealane_last_error(), "no such guest is wanted here") && source == NULL);
+	CHECK(sealane_source_start(lanes, list, 2, config, NULL, &source) == -EINVAL);
+	sealane_lanes_destroy(&lanes);
+	pthread_join(thread, NULL);
+
+	/* A canceller ends a wait. */
+	CHECK(sealane_canceller_new(&canceller) == 0);
+	CHECK(pthread_create(&thread, NULL, cancel_soon, canceller) == 0);
+	CHECK(sealane_lanes_accept(far.listener, SEALANE_ROLE_TARGET, secret, config, canceller,
+	                           &lanes) == -SEALANE_E_CANCELLED);
+	pthread_join(thread, NULL);
+	sealane_canceller_destroy(&canceller);
+
+	CHECK(sealane_lanes_dial("127.0.0.1:1", SEALANE_ROLE_SOURCE, secret, config, NULL, &lanes) ==
+	      -ECONNREFUSED);
+	CHECK(sealane_lanes_dial(NULL, SEALANE_ROLE_SOURCE, secret, config, NULL, &lanes) == -EINVAL);
+	CHECK(sealane_lanes_dial("127.0.0.1:1", 3, secret, config, NULL, &lanes) == -EINVAL);
+	CHECK(sealane_lanes_count(NULL) == -EINVAL && sealane_listener_port(NULL) == -EINVAL);
+	CHECK(sealane_source_start(NULL, list, 2, config, NULL, &source) == -EINVAL);
+	CHECK(sealane_source_start(NULL, NULL, 0, config, NULL, &source) == -EINVAL);
+	CHECK(sealane_source_send_all(NULL, NULL) == -EINVAL);
+	CHECK(sealane_source_commit(NULL, NULL, 0) == -EINVAL);
+	CHECK(sealane_source_hand_over(NULL, NULL) == -EINVAL);
+	CHECK(sealane_source_send_bitmaps(NULL, NULL, NULL) == -EINVAL);
+	CHECK(sealane_target_start(NULL, config, NULL, &target) == -EINVAL);
+	CHECK(sealane_target_receive(NULL) == -EINVAL && sealane_target_offers(NULL) == -EINVAL);
+	CHECK(sealane_target_refuse(NULL, "x") == -EINVAL && sealane_target_ready(NULL) == -EINVAL);
+	CHECK(sealane_target_accept(NULL, NULL, 0) == -EINVAL);
+	CHECK(sealane_target_done(NULL, NULL) == -EINVAL);
+	CHECK(sealane_target_offer(NULL, 0, NULL, 0, NULL) == -EINVAL);
+	CHECK(sealane_target_state(NULL, NULL, 0) == -EINVAL);
+	sealane_source_destroy(&source);
+	sealane_source_destroy(NULL);
+	sealane_target_destroy(&target);
+	sealane_lanes_destroy(&lanes);
+	sealane_region_destroy(&regions[0]);
+	sealane_region_destroy(&regions[1]);
+	sealane_region_destroy(&none);
+	sealane_listener_destroy(&far.listener);
+	munmap(memory, MEMORY_PAGES * PAGE);
+	close(fd);
+}
+
+int main(void)
+{
+	for (int engine = SEALANE_ENGINE_URING; engine <= SEALANE_ENGINE_SYSCALLS; engine++) {
+		struct sealane_config *config = NULL;
+		struct sealane_secret *secret = NULL;
+		CHECK(sealane_config_new(&config) == 0);
+		CHECK(sealane_config_set_engine(config, engine) == 0);
+		CHECK(sealane_config_set_lanes(config, 2) == 0);
+		CHECK(sealane_secret_generate(&secret) == 0);
+		ends_before_the_handover(secret, config);
+		a_guest_moves(secret, config);
+		sealane_secret_destroy(&secret);
+		sealane_config_destroy(&config);
+	}
+	return 0;
+}
