@@ -91,6 +91,24 @@
 // The handle was made before a fork by the parent, whose it remains.
 #define SEALANE_E_FORKED 4108
 
+// This end connected the socket.
+#define SEALANE_SIDE_CONNECTED 1
+
+// This end accepted the connection.
+#define SEALANE_SIDE_ACCEPTED 2
+
+// Errors alone.
+#define SEALANE_LOG_ERROR 1
+
+// And warnings.
+#define SEALANE_LOG_WARNING 2
+
+// And what happens once in a session.
+#define SEALANE_LOG_INFO 3
+
+// And what happens in each round, with strangers, and to connections.
+#define SEALANE_LOG_DEBUG 4
+
 // This end is the migration's source.
 #define SEALANE_ROLE_SOURCE 1
 
@@ -104,6 +122,9 @@ struct sealane_canceller;
 // Settings. Any thread may use it, and it may be changed or destroyed once the call that took
 // it has returned.
 struct sealane_config;
+
+// A handshake under way. Any thread may use it.
+struct sealane_handshake;
 
 // Authenticated connections of a migration, until a source or a target takes them.
 struct sealane_lanes;
@@ -135,6 +156,35 @@ struct sealane_streams;
 // Receives a guest. One thread at a time is in a call; another waits for it. The canceller that
 // it was started with ends a call from any thread.
 struct sealane_target;
+
+// What this machine has. Set `size` to sizeof(struct sealane_doctor) before the call.
+struct sealane_doctor {
+  // Bytes of this struct, set by the caller.
+  size_t size;
+  // The errno of making a ring as a lane does; 0 where io_uring can be used.
+  int32_t uring_errno;
+  // sysctl kernel.io_uring_disabled; -1 where the kernel has no such setting.
+  int32_t uring_disabled;
+  // Operations of io_uring that are wanted and missing; without them the engine is `syscalls`.
+  uint32_t operations_missing;
+  // 1 where zero-copy send (IORING_OP_SEND_ZC) is there.
+  uint32_t send_zc;
+  // 1 where the CPU has what the default provider needs.
+  uint32_t aes;
+  // 1 where the limit of locked memory does not hold for this process (CAP_IPC_LOCK).
+  uint32_t memlock_unlimited;
+  // The limit of locked memory (RLIMIT_MEMLOCK), UINT64_MAX without one.
+  uint64_t memlock_bytes;
+  // How far it can be raised without privilege.
+  uint64_t memlock_hard_bytes;
+  // Locked memory that a lane takes with the default settings.
+  uint64_t lane_locked_bytes;
+};
+
+// Gets a line of UTF-8, which lives as long as the call. Called by any thread that is in the
+// library or of it, several at a time; it calls no function of the library but
+// sealane_last_error.
+typedef void (*sealane_log_callback)(void *data, int level, const char *text);
 
 // What a round did. Set `size` to sizeof(struct sealane_round) before the call.
 struct sealane_round {
@@ -288,10 +338,59 @@ int sealane_config_set_socket_buffer_bytes(struct sealane_config *config, size_t
 // Returns 0 or -EINVAL.
 int sealane_config_set_congestion(struct sealane_config *config, const char *name);
 
+// Looks at this machine.
+//
+// Returns 0; -EINVAL where `size` is less than its first version's.
+int sealane_doctor_run(struct sealane_doctor *doctor);
+
+// Who seals with the default settings, `aws-lc-rs` for one; "" on a CPU without AES instructions.
+// Valid for ever.
+const char *sealane_doctor_provider(void);
+
 // What the last call of this thread that failed has to say: what was found, what was wanted, and
 // what can be done. UTF-8, one line; empty before the first failure. Valid until this thread's
 // next call of this library.
 const char *sealane_last_error(void);
+
+// As sealane_streams_open (`side` SEALANE_SIDE_CONNECTED) or sealane_streams_answer
+// (SEALANE_SIDE_ACCEPTED), and returns at once: see sealane_handshake_fd and
+// sealane_handshake_finish. A thread of the library waits meanwhile; it blocks all signals that
+// the caller's thread blocks.
+//
+// Returns 0; -EINVAL, -errno.
+int sealane_handshake_start(int side,
+                            int fd,
+                            int role,
+                            const struct sealane_secret *secret,
+                            const struct sealane_config *config,
+                            struct sealane_handshake **out);
+
+// As sealane_streams_join (SEALANE_SIDE_CONNECTED) or sealane_streams_admit
+// (SEALANE_SIDE_ACCEPTED), and returns at once, as sealane_handshake_start.
+//
+// Returns 0; -EINVAL, -errno.
+int sealane_handshake_join(int side,
+                           const struct sealane_streams *streams,
+                           int fd,
+                           struct sealane_handshake **out);
+
+// A descriptor that is readable (POLLIN) once the handshake is over, well or not. The handshake's:
+// do not close it.
+//
+// Returns the descriptor, or -EINVAL.
+int sealane_handshake_fd(const struct sealane_handshake *handshake);
+
+// What the handshake came to. `out_streams` is NULL for one that joined; else both get a handle.
+//
+// Returns 0; -EAGAIN while it is under way; what sealane_streams_open and sealane_streams_join
+// return; -EINVAL where it was asked before and not under way.
+int sealane_handshake_finish(const struct sealane_handshake *handshake,
+                             struct sealane_streams **out_streams,
+                             struct sealane_stream **out_stream);
+
+// Destroys a handshake and nulls the pointer; one that is under way is given up, which takes up to
+// 50 milliseconds. NULL, and a pointer to NULL, are no error.
+void sealane_handshake_destroy(struct sealane_handshake **handshake);
 
 // Listens at ADDRESS:PORT, for example 0.0.0.0:7800 or [::]:7800; port 0 for any.
 //
@@ -341,6 +440,13 @@ int sealane_lanes_count(const struct sealane_lanes *lanes);
 // Destroys lanes and nulls the pointer; those that a source or a target took go on. NULL, and a
 // pointer to NULL, are no error.
 void sealane_lanes_destroy(struct sealane_lanes **lanes);
+
+// Lets the library tell what it does to a callback, up to SEALANE_LOG_*; NULL for silence, which
+// is the default. One callback for the process; the one before is not called any more when this
+// returns.
+//
+// Returns 0; -EINVAL for no level.
+int sealane_set_log(int level, sealane_log_callback callback, void *data);
 
 // `bytes` of a file from `offset`: a memfd, or a file on tmpfs or disk. The descriptor is
 // duplicated. `offset` is a multiple of 4096. A memfd is sealed against shrinking

@@ -60,14 +60,30 @@ macro_rules! opaque {
 }
 pub(crate) use opaque;
 
+/// A panic says where it was by `sealane_last_error`, and nothing on standard error. The hook is
+/// that of this library's own copy of the standard library.
+fn hush() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    if !cfg!(test) {
+        ONCE.call_once(|| {
+            std::panic::set_hook(Box::new(|info| PANIC.set(info.to_string())));
+        });
+    }
+}
+
+thread_local! {
+    static PANIC: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) };
+}
+
 /// Runs a call without a handle.
 pub(crate) fn call(run: impl FnOnce() -> Outcome<i64>) -> i64 {
+    hush();
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(count)) => count,
         Ok(Err(failure)) => failure.tell().into(),
         Err(_) => {
-            let text = "a bug of the library: the panic's place is on standard error";
-            Failure(SEALANE_E_PANIC, text.to_owned()).tell().into()
+            let text = format!("a bug of the library: {}", PANIC.take());
+            Failure(SEALANE_E_PANIC, text).tell().into()
         }
     }
 }

@@ -6,9 +6,12 @@
 #![allow(non_camel_case_types)]
 
 mod config;
+mod doctor;
 mod error;
 mod fence;
+mod handshake;
 mod lanes;
+mod log;
 mod region;
 mod secret;
 mod source;
@@ -17,8 +20,11 @@ mod streams;
 mod target;
 
 pub use config::*;
+pub use doctor::*;
 pub use error::*;
+pub use handshake::*;
 pub use lanes::*;
+pub use log::*;
 pub use region::*;
 pub use secret::*;
 pub use source::*;

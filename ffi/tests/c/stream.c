@@ -305,6 +305,107 @@ static void mistakes_are_errors(struct sealane_secret *secret, struct sealane_co
 	destroy_end(&far);
 }
 
+static void handshakes_wait_elsewhere(const struct sealane_secret *secret,
+                                      const struct sealane_config *config)
+{
+	struct sealane_handshake *near = NULL, *far = NULL, *second = NULL, *third = NULL;
+	struct sealane_streams *near_streams = NULL, *far_streams = NULL;
+	struct sealane_stream *streams[4] = {NULL, NULL, NULL, NULL};
+	char byte = 7, came = 0;
+	struct iovec out = {&byte, 1}, in = {&came, 1};
+	int fds[2], more[2];
+
+	sockets(fds);
+	CHECK(sealane_handshake_start(9, fds[0], SEALANE_ROLE_SOURCE, secret, config, &near) ==
+	      -EINVAL);
+	CHECK(sealane_handshake_start(SEALANE_SIDE_CONNECTED, fds[0], SEALANE_ROLE_SOURCE, secret,
+	                              config, &near) == 0);
+	CHECK(sealane_handshake_finish(near, &near_streams, &streams[0]) == -EAGAIN);
+	struct pollfd waits = {sealane_handshake_fd(near), POLLIN, 0};
+	CHECK(poll(&waits, 1, 0) == 0);
+	CHECK(sealane_handshake_start(SEALANE_SIDE_ACCEPTED, fds[1], SEALANE_ROLE_TARGET, secret,
+	                              config, &far) == 0);
+	close(fds[0]);
+	close(fds[1]);
+	CHECK(poll(&waits, 1, 10000) == 1);
+	CHECK(sealane_handshake_finish(near, &near_streams, &streams[0]) == 0);
+	CHECK(sealane_handshake_finish(near, &near_streams, &streams[0]) == -EINVAL);
+	CHECK(sealane_handshake_finish(near, &near_streams, &streams[0]) == -EINVAL);
+	waits.fd = sealane_handshake_fd(far);
+	CHECK(poll(&waits, 1, 10000) == 1);
+	CHECK(sealane_handshake_finish(far, &far_streams, &streams[1]) == 0);
+	sockets(more);
+	CHECK(sealane_handshake_join(SEALANE_SIDE_ACCEPTED, far_streams, more[1], &second) == 0);
+	CHECK(sealane_handshake_join(SEALANE_SIDE_CONNECTED, near_streams, more[0], &third) == 0);
+	waits.fd = sealane_handshake_fd(second);
+	CHECK(poll(&waits, 1, 10000) == 1);
+	CHECK(sealane_handshake_finish(second, NULL, &streams[2]) == 0);
+	waits.fd = sealane_handshake_fd(third);
+	CHECK(poll(&waits, 1, 10000) == 1);
+	CHECK(sealane_handshake_finish(third, NULL, &streams[3]) == 0);
+	CHECK(sealane_stream_writev(streams[3], &out, 1) == 1);
+	CHECK(sealane_stream_readv(streams[2], &in, 1) == 1 && came == 7);
+	/* One that is given up. */
+	sealane_handshake_destroy(&near);
+	CHECK(sealane_handshake_start(SEALANE_SIDE_ACCEPTED, more[0], SEALANE_ROLE_TARGET, secret,
+	                              config, &near) == 0);
+	sealane_handshake_destroy(&near);
+	close(more[0]);
+	close(more[1]);
+	CHECK(near == NULL && sealane_handshake_fd(NULL) == -EINVAL);
+	CHECK(sealane_handshake_finish(NULL, NULL, &streams[0]) == -EINVAL);
+	CHECK(sealane_handshake_join(SEALANE_SIDE_ACCEPTED, NULL, 0, &near) == -EINVAL);
+	sealane_handshake_destroy(&far);
+	sealane_handshake_destroy(&second);
+	sealane_handshake_destroy(&third);
+	for (int n = 0; n < 4; n++)
+		sealane_stream_destroy(&streams[n]);
+	sealane_streams_destroy(&near_streams);
+	sealane_streams_destroy(&far_streams);
+}
+
+/* Only the first line is kept: several threads may talk. */
+static char logged[256];
+
+static void keep_line(void *data, int level, const char *text)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	CHECK(data == logged && level >= SEALANE_LOG_ERROR && level <= SEALANE_LOG_INFO);
+	pthread_mutex_lock(&lock);
+	if (logged[0] == 0)
+		snprintf(logged, sizeof logged, "%s", text);
+	pthread_mutex_unlock(&lock);
+}
+
+static void it_says_what_it_does_where_asked(const struct sealane_secret *secret,
+                                             const struct sealane_config *config)
+{
+	struct end near, far;
+	struct sealane_doctor doctor = {.size = sizeof doctor};
+
+	logged[0] = 0;
+	CHECK(sealane_set_log(99, keep_line, logged) == -EINVAL);
+	CHECK(sealane_set_log(SEALANE_LOG_INFO, keep_line, logged) == 0);
+	connect_ends(&near, &far, secret, config);
+	CHECK(strstr(logged, "session open"));
+	CHECK(sealane_set_log(0, NULL, NULL) == 0);
+	logged[0] = 0;
+	destroy_end(&near);
+	destroy_end(&far);
+	connect_ends(&near, &far, secret, config);
+	CHECK(logged[0] == 0);
+	destroy_end(&near);
+	destroy_end(&far);
+
+	CHECK(sealane_doctor_run(NULL) == -EINVAL);
+	CHECK(sealane_doctor_run(&doctor) == 0);
+	CHECK(doctor.uring_errno == 0 && doctor.operations_missing == 0);
+	CHECK(doctor.memlock_bytes > 0 && doctor.lane_locked_bytes > 700000);
+	CHECK(doctor.aes == (sealane_doctor_provider()[0] != 0));
+	doctor.size = 1;
+	CHECK(sealane_doctor_run(&doctor) == -EINVAL);
+}
+
 int main(int count, char **arguments)
 {
 	struct sealane_config *config = NULL;
@@ -324,6 +425,8 @@ int main(int count, char **arguments)
 		CHECK(sealane_secret_generate(&secret) == 0);
 		mistakes_are_errors(secret, config);
 		more_streams_and_readiness(secret, config);
+		handshakes_wait_elsewhere(secret, config);
+		it_says_what_it_does_where_asked(secret, config);
 		snprintf(path, sizeof path, "%s/secret%d", arguments[1], engine);
 		CHECK(sealane_secret_write_new(secret, path) == 0);
 		CHECK(stat(path, &found) == 0 && (found.st_mode & 0777) == 0600);
