@@ -392,7 +392,7 @@ int sealane_handshake_finish(const struct sealane_handshake *handshake,
 // 50 milliseconds. NULL, and a pointer to NULL, are no error.
 void sealane_handshake_destroy(struct sealane_handshake **handshake);
 
-// Listens at ADDRESS:PORT, for example 0.0.0.0:7800 or [::]:7800; port 0 for any.
+// Listens at ADDRESS:PORT, for example `0.0.0.0:7800` or `[::]:7800`; port 0 for any.
 //
 // Returns 0 or -errno.
 int sealane_listener_bind(const char *address, struct sealane_listener **out);

@@ -19,7 +19,7 @@ opaque!(sealane_listener, Mutex<Listener>);
 pub struct sealane_lanes(Handle<Mutex<Option<Lanes>>>);
 opaque!(sealane_lanes, Mutex<Option<Lanes>>);
 
-/// Listens at ADDRESS:PORT, for example 0.0.0.0:7800 or [::]:7800; port 0 for any.
+/// Listens at ADDRESS:PORT, for example `0.0.0.0:7800` or `[::]:7800`; port 0 for any.
 ///
 /// Returns 0 or -errno.
 ///
