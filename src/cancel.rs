@@ -27,3 +27,9 @@ impl Canceller {
         if self.is_cancelled() { Err(Error::Cancelled { by: CancelledBy::Us }) } else { Ok(()) }
     }
 }
+
+/// In a thread of this crate: the program's signal handlers run on its own threads.
+pub(crate) fn block_signals() {
+    // It cannot fail with a whole set.
+    let _ = nix::sys::signal::SigSet::all().thread_block();
+}

@@ -11,7 +11,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a call failed, sorted by blame.
 #[non_exhaustive]
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// The other end, or somebody between, broke the protocol or went away.
     #[error("{0}")]
@@ -36,6 +36,9 @@ pub enum Error {
     /// A setting that cannot be honoured as it stands.
     #[error("{0}")]
     Config(#[from] ConfigError),
+    /// A bug of this crate.
+    #[error("a bug of this crate: {0}")]
+    Bug(String),
     /// Somebody asked for the session to end.
     #[error("cancelled by the {by}")]
     Cancelled {
@@ -276,9 +279,7 @@ impl FirstError {
 
 /// What a session fails with where one of its threads panicked.
 pub(crate) fn panicked() -> Error {
-    let text = "a thread of the session panicked: a bug of this crate, with its place on standard \
-                error";
-    Error::Misuse(text.to_owned())
+    Error::Bug("a thread of the session panicked".to_owned())
 }
 
 /// A CANCEL or REFUSE of the other end, with its words.
@@ -304,7 +305,7 @@ impl From<Error> for std::io::Error {
             Error::Misuse(_) | Error::Config(_) => ErrorKind::InvalidInput,
             Error::System(e) => Self::from_raw_os_error(e.errno).kind(),
             Error::Cancelled { .. } => ErrorKind::ConnectionAborted,
-            Error::InDoubt(_) => ErrorKind::Other,
+            Error::InDoubt(_) | Error::Bug(_) => ErrorKind::Other,
         };
         Self::new(kind, error)
     }

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
-use crate::cancel::Canceller;
+use crate::cancel::{Canceller, block_signals};
 use crate::engine::{self, EngineStatistics};
 use crate::error::{CancelledBy, Error, FirstError, PeerError, Result, SystemError, panicked};
 use crate::lane::Lane;
@@ -197,6 +197,7 @@ impl Threads {
     ) -> Result<()> {
         let alarm = Alarm(Arc::clone(&self.shared));
         let run = move || {
+            block_signals();
             let _alarm = alarm;
             run()
         };

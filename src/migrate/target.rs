@@ -29,6 +29,8 @@ pub struct Target {
     threads: Threads,
     regions: Arc<OnceLock<Regions>>,
     offer: RegionTable,
+    /// The source has let go.
+    is_ours: bool,
 }
 
 /// What a target did.
@@ -102,7 +104,7 @@ impl Target {
         }
         let offer = RegionTable::default();
         let mut target =
-            Self { session, shared, spent: lanes.spent, orders, events, threads, regions, offer };
+            Self { session, shared, spent: lanes.spent, orders, events, threads, regions, offer, is_ours: false };
         target.guarded(|target| {
             let event = target.event()?;
             let TargetEvent::Offered(offer) = event else { return unexpected(&event) };
@@ -200,6 +202,7 @@ impl Target {
                 event => unexpected(&event),
             }
         })?;
+        self.is_ours = true;
         tracing::info!("the source has let go");
         Ok(())
     }
@@ -208,8 +211,13 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// None that would matter: the guest is this end's. The type leaves room.
+    /// [`Error::Misuse`] where [`Self::ready`] has not returned well: the guest is the source's, and
+    /// the session ends. Else none: the guest is this end's.
     pub fn done(mut self) -> Result<TargetReport> {
+        if !self.is_ours {
+            let error = Error::Misuse("done before the source has let go: ready first".to_owned());
+            return Err(self.fail(error));
+        }
         self.spent.set();
         self.shared.over.store(true, std::sync::atomic::Ordering::Release);
         self.say(Control::Done);

@@ -322,6 +322,13 @@ impl Drop for Inside<'_> {
     }
 }
 
+/// The connection ends with it, also where somebody holds another descriptor of the socket.
+impl Drop for Stream {
+    fn drop(&mut self) {
+        engine::shutdown(&self.socket);
+    }
+}
+
 impl std::fmt::Debug for Stream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Stream").field("number", &self.number).finish_non_exhaustive()
@@ -390,21 +397,18 @@ impl Write for Stream {
 /// Why a half does nothing more.
 struct Failure {
     kind: io::ErrorKind,
-    text: String,
+    error: Error,
 }
 
 impl Failure {
     fn again(&self) -> io::Error {
-        io::Error::new(self.kind, Error::Misuse(format!("the stream failed before: {}", self.text)))
+        io::Error::new(self.kind, self.error.clone())
     }
 
-    /// Keeps what can be said again of an error that is given out now.
+    /// Keeps an error that is given out now, to give it out again.
     fn keep(into: &mut Option<Self>, error: Error, kind: Option<io::ErrorKind>) -> io::Error {
-        let text = error.to_string();
-        let told = io::Error::from(error);
-        let kind = kind.unwrap_or(told.kind());
-        *into = Some(Self { kind, text });
-        io::Error::new(kind, told.into_inner().expect("the error is inside"))
+        let kind = kind.unwrap_or_else(|| io::Error::from(error.clone()).kind());
+        into.insert(Self { kind, error }).again()
     }
 }
 

@@ -12,7 +12,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::GRACE;
 use super::channel::Channel;
 use super::control::Voice;
-use crate::cancel::Canceller;
+use crate::cancel::{Canceller, block_signals};
 use crate::engine;
 use crate::error::{Error, FirstError, Result, SystemError, panicked};
 
@@ -61,6 +61,7 @@ impl Shared {
     ) -> Result<()> {
         let alarm = Alarm(Arc::clone(self));
         let run = move || {
+            block_signals();
             if let Err(error) = run(&alarm.0) {
                 alarm.0.fail(error);
             }
