@@ -4,7 +4,11 @@
  * Functions return 0 or a count, or a negative number: -errno, or one of the SEALANE_E_ numbers
  * with a minus; sealane_last_error() then says more. Handles are made by one function and
  * destroyed by another, which nulls the pointer. After fork a handle is the parent's: the child's
- * calls return -SEALANE_E_FORKED. The library prints nothing, reads no environment variable, and
+ * calls return -SEALANE_E_FORKED, and a child that does not exec keeps the sockets open. A handle is
+ * alive from the function that made it until it is destroyed, which nobody does while another
+ * thread is in a call with it. Strings end with a zero and are UTF-8. -EINVAL means that nothing
+ * was done. Bytes that are written do not change during the call. Threads of the library take no
+ * signals. The library prints nothing, reads no environment variable, and
  * sets no signal.
  *
  * Made by cbindgen from the Rust sources: change those.
@@ -182,8 +186,7 @@ struct sealane_doctor {
 };
 
 // Gets a line of UTF-8, which lives as long as the call. Called by any thread that is in the
-// library or of it, several at a time; it calls no function of the library but
-// sealane_last_error.
+// library or of it, several at a time. It does not throw, and does not leave by longjmp.
 typedef void (*sealane_log_callback)(void *data, int level, const char *text);
 
 // What a round did. Set `size` to sizeof(struct sealane_round) before the call.
@@ -262,9 +265,13 @@ const char *sealane_version(void);
 // New settings with their defaults.
 //
 // Returns 0 or a negative error.
+//
+// Caller: `out` is null or may be written.
 int sealane_config_new(struct sealane_config **out);
 
 // Destroys settings and nulls the pointer. NULL, and a pointer to NULL, are no error.
+//
+// Caller: `config` is null, or points to null or to settings that nobody uses.
 void sealane_config_destroy(struct sealane_config **config);
 
 // Sets one setting by its name: the setters' names after `sealane_config_set_`, with their units;
@@ -272,75 +279,103 @@ void sealane_config_destroy(struct sealane_config **config);
 // zero_copy (`auto`, `require`, `off`) and sqpoll (`on`, `off`), decimal numbers for the rest.
 //
 // Returns 0; -SEALANE_E_CONFIG for an unknown key or a value that is none of it.
+//
+// Caller: `config` is alive; `key` and `value` are strings.
 int sealane_config_set(struct sealane_config *config, const char *key, const char *value);
 
 // Connections of a migration, 1 to 64. Default 1; the source decides. Streams do not use it.
 //
 // Returns 0; -SEALANE_E_CONFIG where the value is out of range.
+//
+// Caller: `config` is alive.
 int sealane_config_set_lanes(struct sealane_config *config, uint16_t lanes);
 
 // Payload bytes of a full frame, a multiple of 4096 from 65536 to 1048576. Default 262144; the
 // source decides.
 //
 // Returns 0; -SEALANE_E_CONFIG where the value is out of range.
+//
+// Caller: `config` is alive.
 int sealane_config_set_frame_bytes(struct sealane_config *config, size_t bytes);
 
 // Frames that one lane's pool holds, 2 to 64. Default 3.
 //
 // Returns 0; -SEALANE_E_CONFIG where the value is out of range.
+//
+// Caller: `config` is alive.
 int sealane_config_set_slots_per_lane(struct sealane_config *config, size_t slots);
 
 // Bytes per second that all lanes of a migration may send together, 0 for no limit. Default 0.
 //
 // Returns 0; -SEALANE_E_CONFIG where the value is out of range.
+//
+// Caller: `config` is alive.
 int sealane_config_set_bandwidth_bytes_per_s(struct sealane_config *config, uint64_t bytes);
 
 // Who does the AES-GCM: SEALANE_PROVIDER_*. Default SEALANE_PROVIDER_AUTO.
 //
 // Returns 0; -SEALANE_E_CONFIG where the value is out of range.
+//
+// Caller: `config` is alive.
 int sealane_config_set_provider(struct sealane_config *config, int provider);
 
 // How bytes are moved: SEALANE_ENGINE_*. Default SEALANE_ENGINE_URING.
 //
 // Returns 0; -SEALANE_E_CONFIG where the value is out of range.
+//
+// Caller: `config` is alive.
 int sealane_config_set_engine(struct sealane_config *config, int engine);
 
 // Zero-copy send: SEALANE_ZERO_COPY_*. Default SEALANE_ZERO_COPY_AUTO.
 //
 // Returns 0; -SEALANE_E_CONFIG where the value is out of range.
+//
+// Caller: `config` is alive.
 int sealane_config_set_zero_copy(struct sealane_config *config, int zero_copy);
 
 // Whether a kernel thread polls each lane's ring. Default false.
 //
 // Returns 0; -SEALANE_E_CONFIG where the value is out of range.
+//
+// Caller: `config` is alive.
 int sealane_config_set_sqpoll(struct sealane_config *config, bool sqpoll);
 
 // How long a handshake may take, in milliseconds. Default 10000.
 //
 // Returns 0; -SEALANE_E_CONFIG where the value is out of range.
+//
+// Caller: `config` is alive.
 int sealane_config_set_handshake_timeout_ms(struct sealane_config *config, uint64_t ms);
 
 // How long the other end of a migration may be silent, in milliseconds, at least 1000. Default
 // 30000. Streams do not use it.
 //
 // Returns 0; -SEALANE_E_CONFIG where the value is out of range.
+//
+// Caller: `config` is alive.
 int sealane_config_set_peer_timeout_ms(struct sealane_config *config, uint64_t ms);
 
 // Bytes of the kernel's send and receive buffer of each TCP connection, 0 for autotuning.
 // Default 0.
 //
 // Returns 0; -SEALANE_E_CONFIG where the value is out of range.
+//
+// Caller: `config` is alive.
 int sealane_config_set_socket_buffer_bytes(struct sealane_config *config, size_t bytes);
 
 // TCP congestion control of the connections at this end, as tcp(7) names it; NULL or "" for the
 // system's. Default the system's.
 //
 // Returns 0 or -EINVAL.
+//
+// Caller: `config` is alive; `name` is null or a string.
 int sealane_config_set_congestion(struct sealane_config *config, const char *name);
 
 // Looks at this machine.
 //
 // Returns 0; -EINVAL where `size` is less than its first version's.
+//
+// Caller: `doctor` is null or as its `size` says.
 int sealane_doctor_run(struct sealane_doctor *doctor);
 
 // Who seals with the default settings, `aws-lc-rs` for one; "" on a CPU without AES instructions.
@@ -349,15 +384,17 @@ const char *sealane_doctor_provider(void);
 
 // What the last call of this thread that failed has to say: what was found, what was wanted, and
 // what can be done. UTF-8, one line; empty before the first failure. Valid until this thread's
-// next call of this library.
+// next call that fails.
 const char *sealane_last_error(void);
 
 // As sealane_streams_open (`side` SEALANE_SIDE_CONNECTED) or sealane_streams_answer
 // (SEALANE_SIDE_ACCEPTED), and returns at once: see sealane_handshake_fd and
-// sealane_handshake_finish. A thread of the library waits meanwhile; it blocks all signals that
-// the caller's thread blocks.
+// sealane_handshake_finish. A thread of the library waits meanwhile; it takes
+// no signals.
 //
 // Returns 0; -EINVAL, -errno.
+//
+// Caller: The handles are alive, `config` may be null; `out` is null or may be written.
 int sealane_handshake_start(int side,
                             int fd,
                             int role,
@@ -369,6 +406,8 @@ int sealane_handshake_start(int side,
 // (SEALANE_SIDE_ACCEPTED), and returns at once, as sealane_handshake_start.
 //
 // Returns 0; -EINVAL, -errno.
+//
+// Caller: `streams` is alive; `out` is null or may be written.
 int sealane_handshake_join(int side,
                            const struct sealane_streams *streams,
                            int fd,
@@ -378,31 +417,44 @@ int sealane_handshake_join(int side,
 // do not close it.
 //
 // Returns the descriptor, or -EINVAL.
+//
+// Caller: `handshake` is alive.
 int sealane_handshake_fd(const struct sealane_handshake *handshake);
 
-// What the handshake came to. `out_streams` is NULL for one that joined; else both get a handle.
+// What the handshake came to. Both places get a handle of their own; `out_streams` may be NULL, as
+// for one that joined a session that is there.
 //
-// Returns 0; -EAGAIN while it is under way; what sealane_streams_open and sealane_streams_join
-// return; -EINVAL where it was asked before and not under way.
+// Returns 0; -EINPROGRESS while it is under way; what sealane_streams_open and
+// sealane_streams_join return; -EINVAL where it was asked before and not under way.
+//
+// Caller: `handshake` is alive; `out_stream` may be written, `out_streams` is null or may be written.
 int sealane_handshake_finish(const struct sealane_handshake *handshake,
                              struct sealane_streams **out_streams,
                              struct sealane_stream **out_stream);
 
 // Destroys a handshake and nulls the pointer; one that is under way is given up, which takes up to
 // 50 milliseconds. NULL, and a pointer to NULL, are no error.
+//
+// Caller: `handshake` is null, or points to null or to a handshake that nobody uses.
 void sealane_handshake_destroy(struct sealane_handshake **handshake);
 
 // Listens at ADDRESS:PORT, for example `0.0.0.0:7800` or `[::]:7800`; port 0 for any.
 //
 // Returns 0 or -errno.
+//
+// Caller: `address` is null or a string; `out` is null or may be written.
 int sealane_listener_bind(const char *address, struct sealane_listener **out);
 
 // The port that it got.
 //
 // Returns it, or a negative error.
+//
+// Caller: `listener` is alive.
 int sealane_listener_port(const struct sealane_listener *listener);
 
 // Destroys a listener and nulls the pointer. NULL, and a pointer to NULL, are no error.
+//
+// Caller: `listener` is null, or points to null or to a listener that nobody uses.
 void sealane_listener_destroy(struct sealane_listener **listener);
 
 // Connects to a listener at HOST:PORT and opens all lanes of a migration.
@@ -411,6 +463,9 @@ void sealane_listener_destroy(struct sealane_listener **listener);
 //
 // Returns 0; -SEALANE_E_NOT_AUTHENTICATED, -SEALANE_E_REFUSED, -SEALANE_E_CANCELLED,
 // -SEALANE_E_CONFIG, -errno.
+//
+// Caller: The handles are alive, or null where that is allowed; `address` is null or a string; `out` is
+// null or may be written.
 int sealane_lanes_dial(const char *address,
                        int role,
                        const struct sealane_secret *secret,
@@ -425,6 +480,8 @@ int sealane_lanes_dial(const char *address,
 //
 // Returns 0; -SEALANE_E_REFUSED where a peer with the secret had the wrong role or limits;
 // -SEALANE_E_CANCELLED, -SEALANE_E_CONFIG, -errno.
+//
+// Caller: As sealane_lanes_dial.
 int sealane_lanes_accept(const struct sealane_listener *listener,
                          int role,
                          const struct sealane_secret *secret,
@@ -435,17 +492,23 @@ int sealane_lanes_accept(const struct sealane_listener *listener,
 // How many lanes there are.
 //
 // Returns the number; -EINVAL where a source or a target has taken them.
+//
+// Caller: `lanes` is alive.
 int sealane_lanes_count(const struct sealane_lanes *lanes);
 
 // Destroys lanes and nulls the pointer; those that a source or a target took go on. NULL, and a
 // pointer to NULL, are no error.
+//
+// Caller: `lanes` is null, or points to null or to lanes that nobody uses.
 void sealane_lanes_destroy(struct sealane_lanes **lanes);
 
 // Lets the library tell what it does to a callback, up to SEALANE_LOG_*; NULL for silence, which
-// is the default. One callback for the process; the one before is not called any more when this
-// returns.
+// is the default. One callback for the process; a call of the one before may still be going on
+// when this returns, so its data outlives it.
 //
 // Returns 0; -EINVAL for no level.
+//
+// Caller: `callback` may be called from any thread with `data` until it was replaced.
 int sealane_set_log(int level, sealane_log_callback callback, void *data);
 
 // `bytes` of a file from `offset`: a memfd, or a file on tmpfs or disk. The descriptor is
@@ -453,6 +516,8 @@ int sealane_set_log(int level, sealane_log_callback callback, void *data);
 // (F_SEAL_SHRINK, fcntl(2)) where that is still allowed, and then mapped.
 //
 // Returns 0; -EINVAL where the range does not lie in the file; -errno.
+//
+// Caller: `name` is null or a string; `out` is null or may be written.
 int sealane_region_from_fd(const char *name,
                            int fd,
                            uint64_t offset,
@@ -464,51 +529,73 @@ int sealane_region_from_fd(const char *name,
 // destroyed; the guest may write to it at any time.
 //
 // Returns 0 or -EINVAL.
+//
+// Caller: As above; `name` is null or a string; `out` is null or may be written.
 int sealane_region_from_memory(const char *name,
                                void *address,
                                size_t bytes,
                                struct sealane_region **out);
 
 // Destroys a region and nulls the pointer. NULL, and a pointer to NULL, are no error.
+//
+// Caller: `region` is null, or points to null or to a region that nobody uses.
 void sealane_region_destroy(struct sealane_region **region);
 
 // Makes a secret of 32 random bytes.
 //
 // Returns 0 or a negative error.
+//
+// Caller: `out` is null or may be written.
 int sealane_secret_generate(struct sealane_secret **out);
 
 // A secret of 32 to 64 bytes. They are copied; erase yours.
 //
 // Returns 0; -SEALANE_E_CONFIG for another length.
+//
+// Caller: `out` is null or may be written; `bytes` is null or has `length` bytes.
 int sealane_secret_from_bytes(const uint8_t *bytes, size_t length, struct sealane_secret **out);
 
 // Reads a secret from a file that nobody but its owner may read: hex digits, or a line
 // identity:hex as in QEMU's keys.psk.
 //
 // Returns 0; -SEALANE_E_CONFIG where others may read it or it holds no secret; -errno.
+//
+// Caller: `out` is null or may be written; `path` is null or a string.
 int sealane_secret_read(const char *path, struct sealane_secret **out);
 
 // Writes a secret to a new file with mode 0600.
 //
 // Returns 0; -EEXIST where there is a file; -errno.
+//
+// Caller: `secret` is alive; `path` is null or a string.
 int sealane_secret_write_new(const struct sealane_secret *secret, const char *path);
 
 // Destroys a secret, erases its bytes and nulls the pointer. NULL, and a pointer to NULL, are no
 // error.
+//
+// Caller: `secret` is null, or points to null or to a secret that nobody uses.
 void sealane_secret_destroy(struct sealane_secret **secret);
 
 // A new canceller.
 //
 // Returns 0 or a negative error.
+//
+// Caller: `out` is null or may be written.
 int sealane_canceller_new(struct sealane_canceller **out);
 
-// Ends every wait that was given this canceller, with -SEALANE_E_CANCELLED, and those to come.
+// Ends every wait that was given this canceller, with -SEALANE_E_CANCELLED, and those to come. A
+// name lookup or a connect that is under way is not interrupted; after sealane_source_hand_over
+// has let go, or sealane_target_ready has returned, it does nothing.
 //
 // Returns 0 or -EINVAL.
+//
+// Caller: `canceller` is alive.
 int sealane_canceller_cancel(const struct sealane_canceller *canceller);
 
 // Destroys a canceller and nulls the pointer; waits that were given it go on. NULL, and a pointer
 // to NULL, are no error.
+//
+// Caller: `canceller` is null, or points to null or to a canceller that nobody uses.
 void sealane_canceller_destroy(struct sealane_canceller **canceller);
 
 // Offers regions over lanes and waits until the target takes them. The lanes are taken, whatever
@@ -517,6 +604,9 @@ void sealane_canceller_destroy(struct sealane_canceller **canceller);
 // `config` NULL: the defaults. `canceller` NULL: none.
 //
 // Returns 0; -SEALANE_E_REFUSED with the target's reason; -EINVAL, -SEALANE_E_CANCELLED, -errno.
+//
+// Caller: The handles are alive, or null where that is allowed; `list` has `count` of them; `out` is null
+// or may be written.
 int sealane_source_start(const struct sealane_lanes *lanes,
                          const struct sealane_region *const *list,
                          size_t count,
@@ -528,6 +618,8 @@ int sealane_source_start(const struct sealane_lanes *lanes,
 // them: a barrier. `report` may be NULL.
 //
 // Returns 0; -EINVAL after the commit; what ended the session.
+//
+// Caller: `source` is alive; `report` is null or as its `size` says.
 int sealane_source_send_all(const struct sealane_source *source, struct sealane_round *report);
 
 // Sends runs of pages and waits until the target has placed them: a barrier. Runs may come in any
@@ -535,6 +627,8 @@ int sealane_source_send_all(const struct sealane_source *source, struct sealane_
 //
 // Returns 0; -EINVAL where a run does not lie in its region, or after the commit; what ended the
 // session.
+//
+// Caller: `source` is alive; `runs` has `count` runs; `report` is null or as its `size` says.
 int sealane_source_send_runs(const struct sealane_source *source,
                              const struct sealane_run *runs,
                              size_t count,
@@ -546,6 +640,9 @@ int sealane_source_send_runs(const struct sealane_source *source,
 //
 // Returns 0; -EINVAL where a bit past a region's end is set, or after the commit; what ended the
 // session.
+//
+// Caller: `source` is alive; `bitmaps` has a bitmap for each region, of as many words as its pages take;
+// `report` is null or as its `size` says.
 int sealane_source_send_bitmaps(const struct sealane_source *source,
                                 const uint64_t *const *bitmaps,
                                 struct sealane_round *report);
@@ -554,6 +651,8 @@ int sealane_source_send_bitmaps(const struct sealane_source *source,
 // it. The guest stands still by now.
 //
 // Returns 0; -EINVAL for more state, or after a commit; what ended the session.
+//
+// Caller: `source` is alive; `state` has `bytes` bytes, or is null where that is 0.
 int sealane_source_commit(const struct sealane_source *source, const void *state, size_t bytes);
 
 // Lets go of the guest: after this call it must not run here any more, whatever is returned but
@@ -561,11 +660,15 @@ int sealane_source_commit(const struct sealane_source *source, const void *state
 //
 // Returns 0 once the target has taken it; -SEALANE_E_IN_DOUBT where it does not confirm: look at
 // the target before anything is started again; -SEALANE_E_CANCELLED and others from before.
+//
+// Caller: `source` is alive; `statistics` is null or as its `size` says.
 int sealane_source_hand_over(const struct sealane_source *source,
                              struct sealane_statistics *statistics);
 
 // Destroys a source and nulls the pointer. Before the handover that cancels: the guest is this
 // end's, and the target is told. NULL, and a pointer to NULL, are no error.
+//
+// Caller: `source` is null, or points to null or to a source that nobody uses.
 void sealane_source_destroy(struct sealane_source **source);
 
 // Writes buffers, as writev(2): a blocking stream takes all of it, a non-blocking one what there
@@ -574,26 +677,35 @@ void sealane_source_destroy(struct sealane_source **source);
 //
 // Returns the bytes taken; -EAGAIN; -EPIPE after a shutdown, or where the connection has ended;
 // -EINVAL for more than 1024 buffers. The stream takes nothing more after an error but -EAGAIN.
+//
+// Caller: `stream` is alive; `buffers` are `count` buffers whose bytes stay during the call.
 ssize_t sealane_stream_writev(const struct sealane_stream *stream,
                               const struct iovec *buffers,
                               int count);
 
-// Reads what is there into buffers, as readv(2): at least one byte, 0 at the end of the stream.
+// Reads what is there into buffers, as readv(2): at least one byte, 0 at the end of the stream
+// (and for buffers without room). No two buffers overlap.
 //
 // Returns the bytes read; -EAGAIN; -SEALANE_E_CLOSED where the connection ended before the stream
 // did, which is no end of it; -SEALANE_E_UNSEAL; -SEALANE_E_REFUSED with the other end's reason in
 // sealane_last_error. The stream reads nothing more after an error but -EAGAIN.
+//
+// Caller: `stream` is alive; `buffers` are `count` buffers that may be written.
 ssize_t sealane_stream_readv(const struct sealane_stream *stream,
                              const struct iovec *buffers,
                              int count);
 
 // As sealane_stream_readv into one buffer, but leaves the bytes for the next read. It looks beyond
 // one frame up to 4096 bytes.
+//
+// Caller: `stream` is alive; `bytes` has room for `length` bytes.
 ssize_t sealane_stream_peek(const struct sealane_stream *stream, void *bytes, size_t length);
 
 // Whether all that was written is with the kernel, which is so when a write has returned.
 //
 // Returns 0, or the error that the stream had.
+//
+// Caller: `stream` is alive.
 int sealane_stream_flush(const struct sealane_stream *stream);
 
 // Ends directions, as shutdown(2) with SHUT_RD, SHUT_WR, SHUT_RDWR, from any thread; those that
@@ -603,18 +715,24 @@ int sealane_stream_flush(const struct sealane_stream *stream);
 //
 // Returns 0; -EAGAIN for SHUT_WR on a non-blocking stream without room, which has changed nothing;
 // what kept the end from being said.
+//
+// Caller: `stream` is alive.
 int sealane_stream_shutdown(const struct sealane_stream *stream, int how);
 
 // Gives the stream up in both directions, at once; the other end reads an error with this reason
 // (up to 1024 bytes of UTF-8), where that needs no wait.
 //
 // Returns 0 or -EINVAL.
+//
+// Caller: `stream` is alive; `reason` is a string.
 int sealane_stream_cancel(const struct sealane_stream *stream, const char *reason);
 
 // Whether reads and writes return -EAGAIN where they would wait. A call that is waiting goes on.
 // Off at first.
 //
 // Returns 0 or -EINVAL.
+//
+// Caller: `stream` is alive.
 int sealane_stream_set_nonblocking(const struct sealane_stream *stream, bool nonblocking);
 
 // A descriptor that is readable (POLLIN) whenever a read would not wait; it may be readable too
@@ -622,28 +740,38 @@ int sealane_stream_set_nonblocking(const struct sealane_stream *stream, bool non
 // The first call waits for a read that is going on.
 //
 // Returns the descriptor, or -errno.
+//
+// Caller: `stream` is alive.
 int sealane_stream_read_fd(const struct sealane_stream *stream);
 
 // A descriptor that is writable (POLLOUT) when a write would take something. The stream's: do not
 // close it, and read or write nothing.
 //
 // Returns the descriptor, or -EINVAL.
+//
+// Caller: `stream` is alive.
 int sealane_stream_write_fd(const struct sealane_stream *stream);
 
 // Its number among the streams of its session, from 0.
 //
 // Returns it, or -EINVAL.
+//
+// Caller: `stream` is alive.
 int sealane_stream_number(const struct sealane_stream *stream);
 
 // What it did until now. Waits for a read and a write that are going on.
 //
 // Returns 0; -EINVAL where `size` is less than its first version's.
+//
+// Caller: `stream` is alive; `statistics` may be read and written for the `size` that it says.
 int sealane_stream_get_statistics(const struct sealane_stream *stream,
                                   struct sealane_stream_statistics *statistics);
 
 // Destroys a stream and nulls the pointer. Without sealane_stream_shutdown(SHUT_WR) before, the
 // other end sees an error. With zero-copy sends under way it waits for them, at most 2 seconds.
 // NULL, and a pointer to NULL, are no error.
+//
+// Caller: `stream` is null, or points to null or to a stream that nobody uses.
 void sealane_stream_destroy(struct sealane_stream **stream);
 
 // Opens a session over a connected stream socket (TCP, AF_UNIX), as the end that connected it.
@@ -655,6 +783,8 @@ void sealane_stream_destroy(struct sealane_stream **stream);
 //
 // Returns 0; -SEALANE_E_NOT_AUTHENTICATED, -SEALANE_E_REFUSED, -SEALANE_E_CANCELLED,
 // -SEALANE_E_CONFIG, -errno. Nothing is made then.
+//
+// Caller: The handles are alive, or null where that is allowed; the places may be written.
 int sealane_streams_open(int fd,
                          int role,
                          const struct sealane_secret *secret,
@@ -664,6 +794,8 @@ int sealane_streams_open(int fd,
                          struct sealane_stream **out_stream);
 
 // As sealane_streams_open, as the end that accepted the connection.
+//
+// Caller: As sealane_streams_open.
 int sealane_streams_answer(int fd,
                            int role,
                            const struct sealane_secret *secret,
@@ -676,6 +808,8 @@ int sealane_streams_answer(int fd,
 // sealane_streams_open.
 //
 // Returns 0; -EINVAL after 4096 streams; else as sealane_streams_open.
+//
+// Caller: As sealane_streams_open.
 int sealane_streams_join(const struct sealane_streams *streams,
                          int fd,
                          const struct sealane_canceller *canceller,
@@ -684,6 +818,8 @@ int sealane_streams_join(const struct sealane_streams *streams,
 // One more stream of the session over a connected socket, as the end that accepted it. As
 // sealane_streams_open; a stranger's connection is -SEALANE_E_NOT_AUTHENTICATED: close it and go
 // on.
+//
+// Caller: As sealane_streams_open.
 int sealane_streams_admit(const struct sealane_streams *streams,
                           int fd,
                           const struct sealane_canceller *canceller,
@@ -692,15 +828,21 @@ int sealane_streams_admit(const struct sealane_streams *streams,
 // Says that the migration is complete: the secret opens no other session in this process.
 //
 // Returns 0 or -EINVAL.
+//
+// Caller: `streams` is alive.
 int sealane_streams_complete(const struct sealane_streams *streams);
 
 // Writes the 16 bytes of a name of this migration that both ends know and nobody else.
 //
 // Returns 0 or -EINVAL.
+//
+// Caller: `streams` is alive; `id` has room for 16 bytes.
 int sealane_streams_migration_id(const struct sealane_streams *streams, uint8_t *id);
 
 // Destroys a session and nulls the pointer; its streams go on. NULL, and a pointer to NULL, are no
 // error.
+//
+// Caller: `streams` is null, or points to null or to a session that nobody uses.
 void sealane_streams_destroy(struct sealane_streams **streams);
 
 // Waits over lanes for the source's offer. The lanes are taken, whatever is returned.
@@ -708,6 +850,8 @@ void sealane_streams_destroy(struct sealane_streams **streams);
 // `config` NULL: the defaults. `canceller` NULL: none.
 //
 // Returns 0; -EINVAL, -SEALANE_E_CANCELLED, -errno; what ended the session.
+//
+// Caller: The handles are alive, or null where that is allowed; `out` is null or may be written.
 int sealane_target_start(const struct sealane_lanes *lanes,
                          const struct sealane_config *config,
                          const struct sealane_canceller *canceller,
@@ -716,6 +860,8 @@ int sealane_target_start(const struct sealane_lanes *lanes,
 // How many regions the source offers.
 //
 // Returns the number, or -EINVAL.
+//
+// Caller: `target` is alive.
 int sealane_target_offers(const struct sealane_target *target);
 
 // A region that the source offers, by its place from 0: its size goes to `bytes`, its name with a
@@ -724,6 +870,9 @@ int sealane_target_offers(const struct sealane_target *target);
 //
 // Returns the length of the name; -EINVAL where there is no such region; -ENAMETOOLONG where there
 // is no room for its name.
+//
+// Caller: `target` is alive; `name` is null or has room for `name_size` bytes; `bytes` is null or may be
+// written.
 int sealane_target_offer(const struct sealane_target *target,
                          size_t index,
                          char *name,
@@ -734,6 +883,8 @@ int sealane_target_offer(const struct sealane_target *target,
 //
 // Returns 0; -EINVAL where one is missing, of another size or read-only (the source is told so and
 // the session ends); what ended the session.
+//
+// Caller: `target` is alive; `list` has `count` regions that are alive.
 int sealane_target_accept(const struct sealane_target *target,
                           const struct sealane_region *const *list,
                           size_t count);
@@ -742,33 +893,46 @@ int sealane_target_accept(const struct sealane_target *target,
 // the session ends. Not after sealane_target_ready, when the guest is this end's.
 //
 // Returns 0 or -EINVAL.
+//
+// Caller: `target` is alive; `reason` is null or a string.
 int sealane_target_refuse(const struct sealane_target *target, const char *reason);
 
 // Receives rounds until the source has sent everything.
 //
 // Returns the bytes of the device state, which sealane_target_state copies; what ended the
 // session.
+//
+// Caller: `target` is alive.
 ssize_t sealane_target_receive(const struct sealane_target *target);
 
 // Copies the device state, from its beginning, as much as there is room for.
 //
 // Returns the bytes copied; -EINVAL before sealane_target_receive.
+//
+// Caller: `target` is alive; `state` has room for `bytes` bytes.
 ssize_t sealane_target_state(const struct sealane_target *target, void *state, size_t bytes);
 
 // Says that everything is placed and safe, and waits until the source has let go. Only after this
 // the guest may run here.
 //
 // Returns 0; what ended the session: the guest is the source's then.
+//
+// Caller: `target` is alive.
 int sealane_target_ready(const struct sealane_target *target);
 
 // Tells the source that the guest is taken. The target does nothing more. `statistics` may be
 // NULL.
 //
 // Returns 0: the guest is this end's; -EINVAL where it is over already.
+//
+// Caller: `target` is alive; `statistics` is null or as its `size` says.
 int sealane_target_done(const struct sealane_target *target, struct sealane_statistics *statistics);
 
-// Destroys a target and nulls the pointer; before sealane_target_done that gives up. NULL, and a
-// pointer to NULL, are no error.
+// Destroys a target and nulls the pointer; before sealane_target_done that gives up, and between
+// sealane_target_ready and that it leaves the source in doubt, though the guest is this end's.
+// NULL, and a pointer to NULL, are no error.
+//
+// Caller: `target` is null, or points to null or to a target that nobody uses.
 void sealane_target_destroy(struct sealane_target **target);
 
 #ifdef __cplusplus

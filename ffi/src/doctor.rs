@@ -5,8 +5,10 @@ use std::ffi::{c_char, c_int};
 use sealane::doctor::{CpuFeatures, Probe, Provider, lane_locked_bytes};
 use sealane::{Config, ProviderChoice};
 
-use crate::Failure;
-use crate::fence::{call, int};
+use crate::fence::{call, int, size_of_given, write_sized};
+
+/// Bytes of `sealane_doctor` in its first version.
+const FIRST: usize = 56;
 
 /// What this machine has. Set `size` to sizeof(struct sealane_doctor) before the call.
 #[repr(C)]
@@ -43,14 +45,8 @@ pub struct sealane_doctor {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sealane_doctor_run(doctor: *mut sealane_doctor) -> c_int {
     int(call(|| {
-        if doctor.is_null() {
-            return Err(Failure::invalid("a struct is wanted, NULL was given"));
-        }
-        // SAFETY: not null, and as its size says by the caller's word.
-        let (size, own) = (unsafe { (*doctor).size }, size_of::<sealane_doctor>());
-        if size < own {
-            return Err(Failure::invalid(format!("size is {size}: set it to sizeof, {own}")));
-        }
+        // SAFETY: as this function's.
+        let size = unsafe { size_of_given(doctor, FIRST) }?;
         let (probe, config) = (Probe::run(), Config::default());
         let missing = |optional: bool| {
             let wanted = probe.operations.iter().filter(|o| (o.name == "SEND_ZC") == optional);
@@ -69,8 +65,8 @@ pub unsafe extern "C" fn sealane_doctor_run(doctor: *mut sealane_doctor) -> c_in
             memlock_hard_bytes: probe.lock.hard_bytes,
             lane_locked_bytes: lane_locked_bytes(config.slots_per_lane, config.frame_bytes) as u64,
         };
-        // SAFETY: as above.
-        unsafe { *doctor = found };
+        // SAFETY: as this function's.
+        unsafe { write_sized(doctor, size, &found) };
         Ok(0)
     }))
 }

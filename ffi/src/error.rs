@@ -35,6 +35,7 @@ thread_local! {
 }
 
 /// What a call fails with: the number, positive, and the message.
+#[derive(Clone)]
 pub(crate) struct Failure(pub(crate) c_int, pub(crate) String);
 
 impl Failure {
@@ -46,7 +47,9 @@ impl Failure {
     /// Keeps the message and gives the number that C gets.
     pub(crate) fn tell(self) -> c_int {
         let text = self.1.replace('\0', " ");
-        LAST.set(CString::new(text).expect("no zero is left"));
+        // A thread that is on its way out has no place for it any more.
+        let text = CString::new(text).expect("no zero is left");
+        let _ = LAST.try_with(|last| last.replace(text));
         -self.0
     }
 }
@@ -80,6 +83,7 @@ fn code(error: &Error) -> c_int {
         Error::Peer(_) => SEALANE_E_PROTOCOL,
         Error::Unseal { .. } => SEALANE_E_UNSEAL,
         Error::Misuse(_) => libc::EINVAL,
+        Error::Bug(_) => SEALANE_E_PANIC,
         Error::System(e) if e.errno > 0 => e.errno,
         Error::System(_) => libc::EIO,
         Error::Config(_) => SEALANE_E_CONFIG,
@@ -92,8 +96,8 @@ fn code(error: &Error) -> c_int {
 
 /// What the last call of this thread that failed has to say: what was found, what was wanted, and
 /// what can be done. UTF-8, one line; empty before the first failure. Valid until this thread's
-/// next call of this library.
+/// next call that fails.
 #[unsafe(no_mangle)]
 pub extern "C" fn sealane_last_error() -> *const c_char {
-    LAST.with_borrow(|text| text.as_ptr())
+    LAST.try_with(|last| last.borrow().as_ptr()).unwrap_or(c"".as_ptr())
 }

@@ -66,7 +66,9 @@ fn hush() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     if !cfg!(test) {
         ONCE.call_once(|| {
-            std::panic::set_hook(Box::new(|info| PANIC.set(info.to_string())));
+            std::panic::set_hook(Box::new(|info| {
+                let _ = PANIC.try_with(|panic| panic.replace(info.to_string()));
+            }));
         });
     }
 }
@@ -82,7 +84,8 @@ pub(crate) fn call(run: impl FnOnce() -> Outcome<i64>) -> i64 {
         Ok(Ok(count)) => count,
         Ok(Err(failure)) => failure.tell().into(),
         Err(_) => {
-            let text = format!("a bug of the library: {}", PANIC.take());
+            let place = PANIC.try_with(std::cell::RefCell::take).unwrap_or_default();
+            let text = format!("a bug of the library: {place}");
             Failure(SEALANE_E_PANIC, text).tell().into()
         }
     }
@@ -177,6 +180,37 @@ pub(crate) unsafe fn destroy<H: Opaque>(pointer: *mut *mut H) {
         drop(handle);
         Ok(0)
     });
+}
+
+/// The `size` of a struct that the caller gave, at least that of its first version.
+///
+/// # Safety
+///
+/// `out` is null or points to a struct that begins with its size.
+pub(crate) unsafe fn size_of_given<T>(out: *const T, first: usize) -> Outcome<usize> {
+    if out.is_null() {
+        return Err(Failure::invalid("a struct is wanted, NULL was given"));
+    }
+    // SAFETY: not null; every such struct begins with its size.
+    let size = unsafe { out.cast::<usize>().read_unaligned() };
+    match size >= first {
+        true => Ok(size),
+        false => Err(Failure::invalid(format!("size is {size}: set it to sizeof, {first}"))),
+    }
+}
+
+/// Fills a struct as far as the caller's version goes; what that has more is zero.
+///
+/// # Safety
+///
+/// `out` has `size` bytes; `value` begins with its size, and has no padding that matters.
+pub(crate) unsafe fn write_sized<T>(out: *mut T, size: usize, value: &T) {
+    let (own, bytes) = (size_of::<T>(), out.cast::<u8>());
+    // SAFETY: as this function's.
+    unsafe {
+        bytes.copy_from_nonoverlapping((&raw const *value).cast(), size.min(own));
+        bytes.add(size.min(own)).write_bytes(0, size - size.min(own));
+    }
 }
 
 /// A C string that has to be there, in UTF-8.

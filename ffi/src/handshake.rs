@@ -48,8 +48,10 @@ impl Pending {
         let (theirs, place, bell) = (cancel.clone(), Arc::clone(&made), Arc::clone(&ready));
         let thread =
             std::thread::Builder::new().name("sealane hello".to_owned()).spawn(move || {
+                // The program's signal handlers run on its own threads.
+                let _ = nix::sys::signal::SigSet::all().thread_block();
                 let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&theirs)));
-                let bug = || Err(sealane::Error::Misuse("a bug of the library".to_owned()));
+                let bug = || Err(sealane::Error::Bug("the handshake's thread panicked".to_owned()));
                 *lock(&place) = Step::Made(Box::new(done.unwrap_or_else(|_| bug())));
                 let _ = bell.write(1); // its count is 0
             })?;
@@ -68,8 +70,8 @@ impl Drop for Pending {
 
 /// As sealane_streams_open (`side` SEALANE_SIDE_CONNECTED) or sealane_streams_answer
 /// (SEALANE_SIDE_ACCEPTED), and returns at once: see sealane_handshake_fd and
-/// sealane_handshake_finish. A thread of the library waits meanwhile; it blocks all signals that
-/// the caller's thread blocks.
+/// sealane_handshake_finish. A thread of the library waits meanwhile; it takes
+/// no signals.
 ///
 /// Returns 0; -EINVAL, -errno.
 ///
@@ -148,10 +150,11 @@ pub unsafe extern "C" fn sealane_handshake_fd(handshake: *const sealane_handshak
     int(unsafe { with(handshake, |pending| Ok(pending.ready.as_fd().as_raw_fd().into())) })
 }
 
-/// What the handshake came to. `out_streams` is NULL for one that joined; else both get a handle.
+/// What the handshake came to. Both places get a handle of their own; `out_streams` may be NULL, as
+/// for one that joined a session that is there.
 ///
-/// Returns 0; -EAGAIN while it is under way; what sealane_streams_open and sealane_streams_join
-/// return; -EINVAL where it was asked before and not under way.
+/// Returns 0; -EINPROGRESS while it is under way; what sealane_streams_open and
+/// sealane_streams_join return; -EINVAL where it was asked before and not under way.
 ///
 /// # Safety
 ///
@@ -168,7 +171,7 @@ pub unsafe extern "C" fn sealane_handshake_finish(
             place(out_stream)?;
             let mut step = lock(&pending.made);
             if matches!(*step, Step::UnderWay) {
-                return Err(Failure(libc::EAGAIN, "the handshake is under way".to_owned()));
+                return Err(Failure(libc::EINPROGRESS, "the handshake is under way".to_owned()));
             }
             let Step::Made(made) = std::mem::replace(&mut *step, Step::Taken) else {
                 return Err(Failure::invalid("the handshake was finished before"));

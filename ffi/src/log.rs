@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::fmt::Write;
-use std::sync::{Once, RwLock};
+use std::sync::{Arc, Once, RwLock};
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -21,8 +21,7 @@ pub const SEALANE_LOG_INFO: c_int = 3;
 pub const SEALANE_LOG_DEBUG: c_int = 4;
 
 /// Gets a line of UTF-8, which lives as long as the call. Called by any thread that is in the
-/// library or of it, several at a time; it calls no function of the library but
-/// sealane_last_error.
+/// library or of it, several at a time. It does not throw, and does not leave by longjmp.
 pub type sealane_log_callback =
     Option<unsafe extern "C" fn(data: *mut c_void, level: c_int, text: *const c_char)>;
 
@@ -37,12 +36,12 @@ unsafe impl Send for Sink {}
 // SAFETY: as above.
 unsafe impl Sync for Sink {}
 
-static SINK: RwLock<Option<Sink>> = RwLock::new(None);
+static SINK: RwLock<Option<Arc<Sink>>> = RwLock::new(None);
 static ONCE: Once = Once::new();
 
 /// Lets the library tell what it does to a callback, up to SEALANE_LOG_*; NULL for silence, which
-/// is the default. One callback for the process; the one before is not called any more when this
-/// returns.
+/// is the default. One callback for the process; a call of the one before may still be going on
+/// when this returns, so its data outlives it.
 ///
 /// Returns 0; -EINVAL for no level.
 ///
@@ -61,7 +60,7 @@ pub unsafe extern "C" fn sealane_set_log(
         }
         // In a Rust program that has a subscriber of its own, that one stays.
         ONCE.call_once(|| drop(tracing::subscriber::set_global_default(Forward)));
-        let sink = callback.map(|callback| Sink { level, callback, data });
+        let sink = callback.map(|callback| Arc::new(Sink { level, callback, data }));
         *SINK.write().unwrap_or_else(std::sync::PoisonError::into_inner) = sink;
         tracing::callsite::rebuild_interest_cache();
         Ok(0)
@@ -92,8 +91,9 @@ impl Subscriber for Forward {
         let mut line = Line(format!("{}:", event.metadata().target()));
         event.record(&mut line);
         let text = CString::new(line.0.replace('\0', " ")).expect("no zero is left");
-        let sink = SINK.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(sink) = &*sink {
+        // Not while it runs: it may wait for a lock of the caller's.
+        let sink = SINK.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        if let Some(sink) = sink {
             let level = level_of(event.metadata().level());
             // SAFETY: the caller's word in `sealane_set_log`.
             unsafe { (sink.callback)(sink.data, level, text.as_ptr()) }

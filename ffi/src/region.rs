@@ -84,6 +84,9 @@ pub unsafe extern "C" fn sealane_region_destroy(region: *mut *mut sealane_region
     unsafe { destroy(region) }
 }
 
+/// Most regions of a guest (docs/wire-format.md, W-13).
+const REGIONS_MAX: usize = 1024;
+
 /// The regions of an array of handles.
 ///
 /// # Safety
@@ -93,8 +96,8 @@ pub(crate) unsafe fn regions(
     regions: *const *const sealane_region,
     count: usize,
 ) -> Outcome<Vec<Region>> {
-    if regions.is_null() || count == 0 {
-        return Err(Failure::invalid("at least one region is wanted"));
+    if regions.is_null() || !(1..=REGIONS_MAX).contains(&count) {
+        return Err(Failure::invalid(format!("{count} regions: 1 to {REGIONS_MAX} are wanted")));
     }
     // SAFETY: as this function's.
     let handles = unsafe { std::slice::from_raw_parts(regions, count) };

@@ -18,6 +18,9 @@ opaque!(sealane_secret, OneTimeSecret);
 pub struct sealane_canceller(Handle<Canceller>);
 opaque!(sealane_canceller, Canceller);
 
+/// Most bytes of a secret.
+const SECRET_BYTES_MAX: usize = 64;
+
 /// Makes a secret of 32 random bytes.
 ///
 /// Returns 0 or a negative error.
@@ -51,6 +54,10 @@ pub unsafe extern "C" fn sealane_secret_from_bytes(
 ) -> c_int {
     int(call(|| {
         place(out)?;
+        if length > SECRET_BYTES_MAX {
+            let text = format!("a secret of {length} bytes, 32 to {SECRET_BYTES_MAX} are wanted");
+            return Err(Failure(crate::SEALANE_E_CONFIG, text));
+        }
         if bytes.is_null() {
             return Err(Failure::invalid("bytes of a secret are wanted, NULL was given"));
         }
@@ -136,7 +143,9 @@ pub unsafe extern "C" fn sealane_canceller_new(out: *mut *mut sealane_canceller)
     }))
 }
 
-/// Ends every wait that was given this canceller, with -SEALANE_E_CANCELLED, and those to come.
+/// Ends every wait that was given this canceller, with -SEALANE_E_CANCELLED, and those to come. A
+/// name lookup or a connect that is under way is not interrupted; after sealane_source_hand_over
+/// has let go, or sealane_target_ready has returned, it does nothing.
 ///
 /// Returns 0 or -EINVAL.
 ///

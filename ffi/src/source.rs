@@ -6,7 +6,9 @@ use std::sync::Mutex;
 use sealane::memory::{DirtyBitmap, Run};
 use sealane::{LaneStatistics, Source};
 
-use crate::fence::{Handle, Outcome, call, destroy, give, int, opaque, place, with};
+use crate::fence::{
+    Handle, Outcome, call, destroy, give, int, opaque, place, size_of_given, with, write_sized,
+};
 use crate::lanes::{lock, take};
 use crate::region::regions;
 use crate::streams::cancel;
@@ -17,11 +19,20 @@ use crate::{Failure, sealane_canceller, sealane_config, sealane_lanes, sealane_r
 pub struct sealane_source(Handle<Mutex<Sending>>);
 opaque!(sealane_source, Mutex<Sending>);
 
-/// A source until it has handed over, and the pages of its regions.
+/// A source, what it may do next, and the pages of its regions.
 pub struct Sending {
     source: Option<Source>,
+    committed: bool,
     pages: Vec<u64>,
+    /// What ended the session: later calls return it again.
+    failed: Option<Failure>,
 }
+
+/// Bytes of the structs in their first version.
+const ROUND_FIRST: usize = 32;
+pub(crate) const STATISTICS_FIRST: usize = 72;
+/// Most bytes of device state.
+const STATE_BYTES_MAX: usize = 64 << 20;
 
 /// Consecutive pages of a region.
 #[repr(C)]
@@ -102,7 +113,7 @@ pub unsafe extern "C" fn sealane_source_start(
         // SAFETY: as this function's.
         let source = Source::start(unsafe { take(lanes) }?, regions, &config, &cancel)?;
         // SAFETY: not null, and may be written by the caller's word.
-        unsafe { give(out, Mutex::new(Sending { source: Some(source), pages })) };
+        unsafe { give(out, Mutex::new(Sending::new(source, pages))) };
         Ok(0)
     }))
 }
@@ -147,6 +158,9 @@ pub unsafe extern "C" fn sealane_source_send_runs(
         let runs = match (runs.is_null(), count) {
             (_, 0) => &[],
             (true, _) => return Err(Failure::invalid("runs are wanted, NULL was given")),
+            (_, count) if count > isize::MAX as usize / size_of::<sealane_run>() => {
+                return Err(Failure::invalid(format!("{count} runs are no number of runs")));
+            }
             // SAFETY: not null, so `count` runs by the caller's word.
             _ => unsafe { std::slice::from_raw_parts(runs, count) },
         };
@@ -221,16 +235,15 @@ unsafe fn round(
     // SAFETY: as this function's.
     int(unsafe {
         with(source, |sending| {
-            if !report.is_null() {
-                check_size((*report).size, size_of::<sealane_round>())?;
-            }
+            let size = given(report, ROUND_FIRST)?;
             let mut sending = lock(sending);
             let dirty = dirty(&sending.pages)?;
-            let done = sending.source()?.send_round(&dirty)?;
-            if !report.is_null() {
-                (*report).round = done.round;
-                (*report).pages = done.pages;
-                (*report).elapsed_us = done.elapsed.as_micros() as u64;
+            sending.may(false, "a round")?;
+            let done = sending.step(|source| source.send_round(&dirty))?;
+            if let Some(size) = size {
+                let (round, pages) = (done.round, done.pages);
+                let elapsed_us = done.elapsed.as_micros() as u64;
+                write_sized(report, size, &sealane_round { size, round, pages, elapsed_us });
             }
             Ok(0)
         })
@@ -257,9 +270,16 @@ pub unsafe extern "C" fn sealane_source_commit(
             let state: &[u8] = match (state.is_null(), bytes) {
                 (_, 0) => &[],
                 (true, _) => return Err(Failure::invalid("state is wanted, NULL was given")),
+                _ if bytes > STATE_BYTES_MAX => {
+                    let text = format!("{bytes} bytes of state, at most {STATE_BYTES_MAX}");
+                    return Err(Failure::invalid(text));
+                }
                 _ => std::slice::from_raw_parts(state.cast(), bytes),
             };
-            lock(sending).source()?.commit(state)?;
+            let mut sending = lock(sending);
+            sending.may(false, "the commit")?;
+            sending.step(|source| source.commit(state))?;
+            sending.committed = true;
             Ok(0)
         })
     })
@@ -282,9 +302,17 @@ pub unsafe extern "C" fn sealane_source_hand_over(
     // SAFETY: as this function's.
     int(unsafe {
         with(source, |sending| {
-            check_statistics(statistics)?;
-            let source = lock(sending).source.take().ok_or_else(over)?;
-            fill(statistics, &source.hand_over()?.lanes);
+            let size = given(statistics, STATISTICS_FIRST)?;
+            let mut sending = lock(sending);
+            sending.may(true, "the handover")?;
+            let source = sending.source.take().ok_or_else(over)?;
+            match source.hand_over() {
+                Ok(report) => fill(statistics, size, &report.lanes),
+                Err(error) => {
+                    sending.failed = Some(Failure::from(error));
+                    return Err(sending.failed.clone().expect("just put there"));
+                }
+            }
             Ok(0)
         })
     })
@@ -303,8 +331,30 @@ pub unsafe extern "C" fn sealane_source_destroy(source: *mut *mut sealane_source
 }
 
 impl Sending {
-    fn source(&mut self) -> Outcome<&mut Source> {
-        self.source.as_mut().ok_or_else(over)
+    fn new(source: Source, pages: Vec<u64>) -> Self {
+        Self { source: Some(source), committed: false, pages, failed: None }
+    }
+
+    /// Whether a step is due; asked before anything is done, so that a wrong call changes nothing.
+    fn may(&self, after_commit: bool, what: &str) -> Outcome<()> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
+        match self.source.is_some() {
+            true if self.committed == after_commit => Ok(()),
+            true if after_commit => Err(Failure::invalid(format!("{what} before the commit"))),
+            true => Err(Failure::invalid(format!("{what} after the commit"))),
+            false => Err(over()),
+        }
+    }
+
+    /// A step that ends the session where it fails.
+    fn step<T>(&mut self, step: impl FnOnce(&mut Source) -> sealane::Result<T>) -> Outcome<T> {
+        let source = self.source.as_mut().ok_or_else(over)?;
+        step(source).map_err(|error| {
+            self.source = None;
+            self.failed.insert(Failure::from(error)).clone()
+        })
     }
 }
 
@@ -312,41 +362,38 @@ pub(crate) fn over() -> Failure {
     Failure::invalid("the migration is over: this end has nothing more to do")
 }
 
-fn check_size(size: usize, own: usize) -> Outcome<()> {
-    match size >= own {
-        true => Ok(()),
-        false => Err(Failure::invalid(format!("size is {size}: set it to sizeof, {own}"))),
+/// The size of a struct where one was given.
+///
+/// # Safety
+///
+/// As for [`size_of_given`].
+pub(crate) unsafe fn given<T>(out: *const T, first: usize) -> Outcome<Option<usize>> {
+    match out.is_null() {
+        true => Ok(None),
+        // SAFETY: as this function's.
+        false => unsafe { size_of_given(out, first) }.map(Some),
     }
 }
 
 /// # Safety
 ///
-/// `statistics` is null or as its `size` says.
-pub(crate) unsafe fn check_statistics(statistics: *const sealane_statistics) -> Outcome<()> {
-    match statistics.is_null() {
-        true => Ok(()),
-        // SAFETY: not null, and as this function's.
-        false => check_size(unsafe { (*statistics).size }, size_of::<sealane_statistics>()),
-    }
-}
-
-/// # Safety
-///
-/// `statistics` is null or passed [`check_statistics`].
-pub(crate) unsafe fn fill(statistics: *mut sealane_statistics, lanes: &[LaneStatistics]) {
-    if statistics.is_null() {
-        return;
+/// `statistics` has the size that [`given`] gave.
+pub(crate) unsafe fn fill(
+    statistics: *mut sealane_statistics,
+    size: Option<usize>,
+    lanes: &[LaneStatistics],
+) {
+    let Some(size) = size else { return };
+    let mut own = sealane_statistics { size, lanes: lanes.len() as u64, ..Default::default() };
+    for lane in lanes {
+        own.frames += lane.frames;
+        own.wire_bytes += lane.wire_bytes;
+        own.data_pages += lane.data_pages;
+        own.zero_pages += lane.zero_pages;
+        own.system_calls += lane.engine.system_calls;
+        own.zero_copy_kept += lane.engine.zero_copy_kept;
+        own.zero_copy_copied += lane.engine.zero_copy_copied;
     }
     // SAFETY: as this function's.
-    let out = unsafe { &mut *statistics };
-    *out = sealane_statistics { size: out.size, lanes: lanes.len() as u64, ..Default::default() };
-    for lane in lanes {
-        out.frames += lane.frames;
-        out.wire_bytes += lane.wire_bytes;
-        out.data_pages += lane.data_pages;
-        out.zero_pages += lane.zero_pages;
-        out.system_calls += lane.engine.system_calls;
-        out.zero_copy_kept += lane.engine.zero_copy_kept;
-        out.zero_copy_copied += lane.engine.zero_copy_copied;
-    }
+    unsafe { write_sized(statistics, size, &own) }
 }

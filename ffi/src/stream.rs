@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use sealane::stream::Stream;
 
 use crate::Failure;
-use crate::fence::{Handle, Outcome, destroy, int, opaque, text, with};
+use crate::fence::{Handle, Outcome, destroy, int, opaque, size_of_given, text, with, write_sized};
 
 /// Ordered bytes in both directions. Any thread may call any function, one reader and one
 /// writer beside each other; a second reader, or writer, waits for the first. It is destroyed
@@ -16,6 +16,8 @@ use crate::fence::{Handle, Outcome, destroy, int, opaque, text, with};
 pub struct sealane_stream(Handle<Stream>);
 opaque!(sealane_stream, Stream);
 
+/// Bytes of `sealane_stream_statistics` in its first version.
+const STATISTICS_FIRST: usize = 64;
 /// Most buffers of one call (IOV_MAX).
 const BUFFERS_MAX: c_int = 1024;
 
@@ -69,7 +71,8 @@ pub unsafe extern "C" fn sealane_stream_writev(
     }
 }
 
-/// Reads what is there into buffers, as readv(2): at least one byte, 0 at the end of the stream.
+/// Reads what is there into buffers, as readv(2): at least one byte, 0 at the end of the stream
+/// (and for buffers without room). No two buffers overlap.
 ///
 /// Returns the bytes read; -EAGAIN; -SEALANE_E_CLOSED where the connection ended before the stream
 /// did, which is no end of it; -SEALANE_E_UNSEAL; -SEALANE_E_REFUSED with the other end's reason in
@@ -137,8 +140,9 @@ unsafe fn parts<'a>(
     if list.iter().any(|part| part.iov_base.is_null() && part.iov_len > 0) {
         return Err(Failure::invalid("a buffer is NULL and has a length"));
     }
-    if list.iter().any(|part| part.iov_len > isize::MAX as usize) {
-        return Err(Failure::invalid("a buffer is longer than SSIZE_MAX"));
+    let total = list.iter().try_fold(0usize, |sum, part| sum.checked_add(part.iov_len));
+    if total.is_none_or(|bytes| bytes > isize::MAX as usize) {
+        return Err(Failure::invalid("buffers of more than SSIZE_MAX bytes"));
     }
     let dangling = std::ptr::NonNull::<u8>::dangling().as_ptr();
     Ok(list.iter().map(move |part| match part.iov_base.is_null() {
@@ -297,17 +301,9 @@ pub unsafe extern "C" fn sealane_stream_get_statistics(
     // SAFETY: `stream` and `statistics` as this function's.
     int(unsafe {
         with(stream, |stream| {
-            if statistics.is_null() {
-                return Err(Failure::invalid("a struct is wanted, NULL was given"));
-            }
-            let (size, own) = ((*statistics).size, size_of::<sealane_stream_statistics>());
-            if size < own {
-                return Err(Failure::invalid(format!(
-                    "statistics.size is {size}: set it to sizeof *statistics, {own}"
-                )));
-            }
+            let size = size_of_given(statistics, STATISTICS_FIRST)?;
             let figures = stream.statistics();
-            *statistics = sealane_stream_statistics {
+            let own = sealane_stream_statistics {
                 size,
                 sent_bytes: figures.sent_bytes,
                 sent_frames: figures.sent_frames,
@@ -317,6 +313,7 @@ pub unsafe extern "C" fn sealane_stream_get_statistics(
                 zero_copy_kept: figures.engine.zero_copy_kept,
                 zero_copy_copied: figures.engine.zero_copy_copied,
             };
+            write_sized(statistics, size, &own);
             Ok(0)
         })
     })

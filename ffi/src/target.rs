@@ -9,7 +9,7 @@ use sealane::error::Error;
 use crate::fence::{Handle, Outcome, call, destroy, give, int, opaque, place, text, with};
 use crate::lanes::{lock, take};
 use crate::region::regions;
-use crate::source::{check_statistics, fill, over};
+use crate::source::{STATISTICS_FIRST, fill, given, over};
 use crate::streams::cancel;
 use crate::{
     Failure, sealane_canceller, sealane_config, sealane_lanes, sealane_region, sealane_statistics,
@@ -20,10 +20,22 @@ use crate::{
 pub struct sealane_target(Handle<Mutex<Receiving>>);
 opaque!(sealane_target, Mutex<Receiving>);
 
-/// A target until it is done, and the device state once it came.
+/// A target, how far it is, and the device state once it came.
 pub struct Receiving {
     target: Option<Target>,
+    phase: Phase,
     state: Option<Vec<u8>>,
+    /// What ended the session: later calls return it again.
+    failed: Option<Failure>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Offered,
+    Accepted,
+    Received,
+    /// The guest is this end's.
+    Ready,
 }
 
 /// Waits over lanes for the source's offer. The lanes are taken, whatever is returned.
@@ -49,7 +61,7 @@ pub unsafe extern "C" fn sealane_target_start(
         // SAFETY: as this function's.
         let target = Target::start(unsafe { take(lanes) }?, &config, &cancel)?;
         // SAFETY: not null, and may be written by the caller's word.
-        unsafe { give(out, Mutex::new(Receiving { target: Some(target), state: None })) };
+        unsafe { give(out, Mutex::new(Receiving::new(target))) };
         Ok(0)
     }))
 }
@@ -126,7 +138,10 @@ pub unsafe extern "C" fn sealane_target_accept(
     // SAFETY: as this function's.
     int(unsafe {
         with(target, |receiving| {
-            lock(receiving).target()?.accept(regions(list, count)?)?;
+            let regions = regions(list, count)?;
+            let mut receiving = lock(receiving);
+            receiving.may(Phase::Offered)?;
+            receiving.step(Phase::Accepted, |target| target.accept(regions))?;
             Ok(0)
         })
     })
@@ -149,7 +164,14 @@ pub unsafe extern "C" fn sealane_target_refuse(
     int(unsafe {
         with(target, |receiving| {
             let reason = text("a reason", reason)?;
-            let mut target = lock(receiving).target.take().ok_or_else(over)?;
+            let mut receiving = lock(receiving);
+            if let Some(failed) = &receiving.failed {
+                return Err(failed.clone());
+            }
+            if receiving.phase == Phase::Ready {
+                return Err(Failure::invalid("the source has let go: the guest is this end's"));
+            }
+            let mut target = receiving.target.take().ok_or_else(over)?;
             target.fail(Error::Misuse(reason.to_owned()));
             Ok(0)
         })
@@ -170,7 +192,8 @@ pub unsafe extern "C" fn sealane_target_receive(target: *const sealane_target) -
     unsafe {
         with(target, |receiving| {
             let mut receiving = lock(receiving);
-            let state = receiving.target()?.receive()?;
+            receiving.may(Phase::Accepted)?;
+            let state = receiving.step(Phase::Received, Target::receive)?;
             let bytes = state.len() as i64;
             receiving.state = Some(state);
             Ok(bytes)
@@ -223,7 +246,9 @@ pub unsafe extern "C" fn sealane_target_ready(target: *const sealane_target) -> 
     // SAFETY: as this function's.
     int(unsafe {
         with(target, |receiving| {
-            lock(receiving).target()?.ready()?;
+            let mut receiving = lock(receiving);
+            receiving.may(Phase::Received)?;
+            receiving.step(Phase::Ready, Target::ready)?;
             Ok(0)
         })
     })
@@ -245,16 +270,19 @@ pub unsafe extern "C" fn sealane_target_done(
     // SAFETY: as this function's.
     int(unsafe {
         with(target, |receiving| {
-            check_statistics(statistics)?;
-            let target = lock(receiving).target.take().ok_or_else(over)?;
-            fill(statistics, &target.done()?.lanes);
+            let size = given(statistics, STATISTICS_FIRST)?;
+            let mut receiving = lock(receiving);
+            receiving.may(Phase::Ready)?;
+            let target = receiving.target.take().ok_or_else(over)?;
+            fill(statistics, size, &target.done()?.lanes);
             Ok(0)
         })
     })
 }
 
-/// Destroys a target and nulls the pointer; before sealane_target_done that gives up. NULL, and a
-/// pointer to NULL, are no error.
+/// Destroys a target and nulls the pointer; before sealane_target_done that gives up, and between
+/// sealane_target_ready and that it leaves the source in doubt, though the guest is this end's.
+/// NULL, and a pointer to NULL, are no error.
 ///
 /// # Safety
 ///
@@ -266,6 +294,46 @@ pub unsafe extern "C" fn sealane_target_destroy(target: *mut *mut sealane_target
 }
 
 impl Receiving {
+    fn new(target: Target) -> Self {
+        Self { target: Some(target), phase: Phase::Offered, state: None, failed: None }
+    }
+
+    /// Whether a step is due; asked before anything is done, so that a wrong call changes nothing.
+    fn may(&self, wanted: Phase) -> Outcome<()> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
+        if self.target.is_none() {
+            return Err(over());
+        }
+        match self.phase == wanted {
+            true => Ok(()),
+            false => Err(Failure::invalid(format!(
+                "out of order: the target is {:?}, and {wanted:?} is wanted for this call",
+                self.phase
+            ))),
+        }
+    }
+
+    /// A step that ends the session where it fails.
+    fn step<T>(
+        &mut self,
+        next: Phase,
+        step: impl FnOnce(&mut Target) -> sealane::Result<T>,
+    ) -> Outcome<T> {
+        let target = self.target.as_mut().ok_or_else(over)?;
+        match step(target) {
+            Ok(value) => {
+                self.phase = next;
+                Ok(value)
+            }
+            Err(error) => {
+                self.target = None;
+                Err(self.failed.insert(Failure::from(error)).clone())
+            }
+        }
+    }
+
     fn target(&mut self) -> Outcome<&mut Target> {
         self.target.as_mut().ok_or_else(over)
     }

@@ -104,7 +104,17 @@ impl Target {
         }
         let offer = RegionTable::default();
         let mut target =
-            Self { session, shared, spent: lanes.spent, orders, events, threads, regions, offer, is_ours: false };
+            Self {
+                session,
+                shared,
+                spent: lanes.spent,
+                orders,
+                events,
+                threads,
+                regions,
+                offer,
+                is_ours: false,
+            };
         target.guarded(|target| {
             let event = target.event()?;
             let TargetEvent::Offered(offer) = event else { return unexpected(&event) };
@@ -211,8 +221,8 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// [`Error::Misuse`] where [`Self::ready`] has not returned well: the guest is the source's, and
-    /// the session ends. Else none: the guest is this end's.
+    /// [`Error::Misuse`] where [`Self::ready`] has not returned well: the guest is the source's,
+    /// and the session ends. Else none: the guest is this end's.
     pub fn done(mut self) -> Result<TargetReport> {
         if !self.is_ours {
             let error = Error::Misuse("done before the source has let go: ready first".to_owned());

@@ -33,40 +33,35 @@ fn generate() -> Result<String> {
     let mut text = Vec::new();
     bindings.write(&mut text);
     let text = String::from_utf8(text).map_err(|e| format!("cbindgen: {e}"))?;
-    // Rust's obligations of a caller are C's everyday: the header says them once, at its head.
-    Ok(without_safety(&text))
+    // What Rust calls safety is what C calls the contract.
+    Ok(with_contracts(&text))
 }
 
-/// Drops the sections `# Safety` of doc comments.
-fn without_safety(text: &str) -> String {
-    let mut kept: Vec<&str> = Vec::new();
-    let mut skips = false;
-    for line in text.lines() {
-        let comment = line.trim_start().strip_prefix("//");
-        skips = match comment.map(str::trim) {
-            Some("# Safety") => true,
-            Some(_) => skips,
-            None => false,
-        };
-        if skips {
-            while kept.last().is_some_and(|last| last.trim() == "//") {
-                kept.pop();
-            }
+/// Turns the sections `# Safety` of doc comments into `Caller: ..`.
+fn with_contracts(text: &str) -> String {
+    let mut kept: Vec<String> = Vec::new();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        if line.trim() != "// # Safety" {
+            kept.push(line.to_owned());
             continue;
         }
-        kept.push(line);
+        // The empty line behind the heading goes with it.
+        lines.next_if(|next| next.trim() == "//");
+        if let Some(next) = lines.next() {
+            kept.push(next.replacen("// ", "// Caller: ", 1));
+        }
     }
     kept.join("\n") + "\n"
 }
 
 #[cfg(test)]
 mod tests {
-    use super::without_safety;
+    use super::with_contracts;
 
     #[test]
-    fn safety_is_left_out_and_nothing_else() {
-        let text =
-            "// Does it.\n//\n// # Safety\n//\n// `x` lives.\nint f(void);\n// g\nint g(void);\n";
-        assert_eq!(without_safety(text), "// Does it.\nint f(void);\n// g\nint g(void);\n");
+    fn safety_becomes_the_callers_part() {
+        let text = "// Does.\n//\n// # Safety\n//\n// `x` lives.\nint f(void);\n";
+        assert_eq!(with_contracts(text), "// Does.\n//\n// Caller: `x` lives.\nint f(void);\n");
     }
 }

@@ -20,7 +20,6 @@ struct far {
 	int fd;
 	void *memory;
 	int refuses;
-	int result;
 };
 
 static int new_memfd(unsigned char salt)
@@ -81,14 +80,21 @@ static void *receive(void *argument)
 	new_regions(far->fd, far->memory, regions);
 	/* In any order. */
 	const struct sealane_region *list[2] = {regions[1], regions[0]};
+	CHECK(sealane_target_done(target, NULL) == -EINVAL && sealane_target_ready(target) == -EINVAL);
+	CHECK(sealane_target_receive(target) == -EINVAL);
+	CHECK(sealane_target_accept(target, NULL, 2) == -EINVAL);
 	CHECK(sealane_target_accept(target, list, 2) == 0);
+	CHECK(sealane_target_accept(target, list, 2) == -EINVAL);
+	CHECK(sealane_target_done(target, NULL) == -EINVAL && sealane_target_ready(target) == -EINVAL);
 	sealane_region_destroy(&regions[0]);
 	sealane_region_destroy(&regions[1]);
 	CHECK(sealane_target_receive(target) == (ssize_t)sizeof STATE);
 	CHECK(sealane_target_state(target, state, 4) == 4);
 	CHECK(sealane_target_state(target, state, sizeof state) == (ssize_t)sizeof state);
 	CHECK(memcmp(state, STATE, sizeof STATE) == 0);
+	CHECK(sealane_target_done(target, NULL) == -EINVAL);
 	CHECK(sealane_target_ready(target) == 0);
+	CHECK(sealane_target_refuse(target, "too late") == -EINVAL);
 	CHECK(sealane_target_done(target, &statistics) == 0);
 	CHECK(statistics.lanes == 2 && statistics.data_pages > FILE_PAGES);
 	CHECK(sealane_target_done(target, NULL) == -EINVAL);
@@ -124,7 +130,7 @@ static struct sealane_lanes *dial(struct far *far, pthread_t *thread)
 
 static void a_guest_moves(const struct sealane_secret *secret, const struct sealane_config *config)
 {
-	struct far far = {NULL, secret, config, new_memfd(0), new_memory(), 0, 0};
+	struct far far = {NULL, secret, config, new_memfd(0), new_memory(), 0};
 	struct sealane_region *regions[2] = {NULL, NULL};
 	struct sealane_source *source = NULL;
 	struct sealane_lanes *lanes;
@@ -168,8 +174,13 @@ static void a_guest_moves(const struct sealane_secret *secret, const struct seal
 	round.size = 8;
 	CHECK(sealane_source_send_all(source, &round) == -EINVAL);
 	CHECK(sealane_source_commit(source, NULL, 5) == -EINVAL);
+	CHECK(sealane_source_commit(source, STATE, (size_t)-1) == -EINVAL);
+	CHECK(sealane_source_hand_over(source, NULL) == -EINVAL);
+	CHECK(strstr(sealane_last_error(), "before the commit"));
 
 	CHECK(sealane_source_commit(source, STATE, sizeof STATE) == 0);
+	CHECK(sealane_source_commit(source, STATE, sizeof STATE) == -EINVAL);
+	CHECK(sealane_source_send_all(source, NULL) == -EINVAL);
 	statistics.size = 4;
 	CHECK(sealane_source_hand_over(source, &statistics) == -EINVAL);
 	statistics.size = sizeof statistics;
@@ -200,7 +211,7 @@ static void *cancel_soon(void *canceller)
 static void ends_before_the_handover(const struct sealane_secret *secret,
                                      const struct sealane_config *config)
 {
-	struct far far = {NULL, secret, config, -1, NULL, 1, 0};
+	struct far far = {NULL, secret, config, -1, NULL, 1};
 	struct sealane_region *regions[2] = {NULL, NULL}, *none = NULL;
 	struct sealane_source *source = NULL;
 	struct sealane_target *target = NULL;

@@ -166,8 +166,7 @@ static void more_streams_and_readiness(const struct sealane_secret *secret,
 	CHECK(sealane_streams_join(near.streams, fds[0], NULL, &second) == 0);
 	pthread_join(thread, NULL);
 	CHECK(join.result == 0);
-	close(fds[0]);
-	close(fds[1]);
+	/* The descriptors stay open until the other end has seen the end of the stream. */
 	CHECK(sealane_stream_number(near.stream) == 0 && sealane_stream_number(second) == 1);
 
 	CHECK(sealane_stream_set_nonblocking(join.stream, true) == 0);
@@ -203,6 +202,10 @@ static void more_streams_and_readiness(const struct sealane_secret *secret,
 		got = sealane_stream_readv(join.stream, &large, 1);
 	while (got > 0 || got == -EAGAIN);
 	CHECK(got == -SEALANE_E_CLOSED);
+	/* And again. */
+	CHECK(sealane_stream_readv(join.stream, &large, 1) == -SEALANE_E_CLOSED);
+	close(fds[0]);
+	close(fds[1]);
 	sealane_stream_destroy(&join.stream);
 	destroy_end(&near);
 	destroy_end(&far);
@@ -236,6 +239,7 @@ static void mistakes_are_errors(struct sealane_secret *secret, struct sealane_co
 	CHECK(sealane_config_set_bandwidth_bytes_per_s(config, 0) == 0);
 
 	CHECK(sealane_secret_from_bytes((const uint8_t *)"short", 5, &bad) == -SEALANE_E_CONFIG);
+	CHECK(sealane_secret_from_bytes((const uint8_t *)"x", (size_t)-1, &bad) == -SEALANE_E_CONFIG);
 	CHECK(sealane_secret_from_bytes(NULL, 32, &bad) == -EINVAL && bad == NULL);
 	CHECK(sealane_secret_read("/no/such/file", &bad) == -ENOENT && bad == NULL);
 	CHECK(sealane_secret_write_new(NULL, "x") == -EINVAL);
@@ -320,7 +324,7 @@ static void handshakes_wait_elsewhere(const struct sealane_secret *secret,
 	      -EINVAL);
 	CHECK(sealane_handshake_start(SEALANE_SIDE_CONNECTED, fds[0], SEALANE_ROLE_SOURCE, secret,
 	                              config, &near) == 0);
-	CHECK(sealane_handshake_finish(near, &near_streams, &streams[0]) == -EAGAIN);
+	CHECK(sealane_handshake_finish(near, &near_streams, &streams[0]) == -EINPROGRESS);
 	struct pollfd waits = {sealane_handshake_fd(near), POLLIN, 0};
 	CHECK(poll(&waits, 1, 0) == 0);
 	CHECK(sealane_handshake_start(SEALANE_SIDE_ACCEPTED, fds[1], SEALANE_ROLE_TARGET, secret,
