@@ -103,18 +103,9 @@ impl Target {
             }
         }
         let offer = RegionTable::default();
+        let (spent, is_ours) = (lanes.spent, false);
         let mut target =
-            Self {
-                session,
-                shared,
-                spent: lanes.spent,
-                orders,
-                events,
-                threads,
-                regions,
-                offer,
-                is_ours: false,
-            };
+            Self { session, shared, spent, orders, events, threads, regions, offer, is_ours };
         target.guarded(|target| {
             let event = target.event()?;
             let TargetEvent::Offered(offer) = event else { return unexpected(&event) };
