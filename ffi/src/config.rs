@@ -7,6 +7,7 @@ use std::time::Duration;
 use sealane::{Config, EngineChoice, ProviderChoice, ZeroCopy};
 
 use crate::fence::{Handle, Outcome, call, destroy, give, int, opaque, place, text, with};
+use crate::lanes::lock;
 use crate::{Failure, SEALANE_E_CONFIG};
 
 /// Settings. Any thread may use it, and it may be changed or destroyed once the call that took
@@ -151,10 +152,6 @@ fn choice<T: Copy>(key: &str, value: c_int, words: &[(&str, T)]) -> Outcome<T> {
 
 fn wrong(key: &str, found: &str, wanted: &str) -> Failure {
     Failure(SEALANE_E_CONFIG, format!("{key}: found {found}, wanted {wanted}"))
-}
-
-fn lock(config: &Mutex<Config>) -> std::sync::MutexGuard<'_, Config> {
-    config.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// A copy of the settings, or the defaults for NULL.
