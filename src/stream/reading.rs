@@ -64,28 +64,30 @@ impl Reading {
             if let Some(failure) = &self.failed {
                 return Err(failure.again());
             }
-            let error = match self.receiver.next(now, None) {
-                Ok(StreamEvent::Data(range)) => {
-                    self.hand = range;
-                    continue;
-                }
-                Ok(StreamEvent::End | StreamEvent::Closed) => {
-                    self.ended = true;
-                    continue;
-                }
-                Ok(StreamEvent::Nothing) if now => return Err(io::ErrorKind::WouldBlock.into()),
-                Ok(StreamEvent::Nothing | StreamEvent::Sent) => continue,
-                Ok(StreamEvent::Control(Control::Heartbeat)) => continue,
-                Ok(StreamEvent::Control(control)) => {
-                    PeerError::Protocol(format!("{} on a stream", control.name())).into()
-                }
-                Ok(StreamEvent::Cancelled(reason)) => ended_by_peer(&reason),
+            match self.advance(now) {
+                Ok(true) => {}
+                Ok(false) if now => return Err(io::ErrorKind::WouldBlock.into()),
+                Ok(false) => {}
                 // Our own shutdown looks as if the other end had closed.
                 Err(_) if shut.load(Ordering::Acquire) => return Ok(false),
-                Err(error) => error,
-            };
-            return Err(Failure::keep(&mut self.failed, error, None));
+                Err(error) => return Err(Failure::keep(&mut self.failed, error, None)),
+            }
         }
+    }
+
+    /// Takes what comes next; false where nothing is there. Only with no byte in hand.
+    fn advance(&mut self, now: bool) -> Result<bool> {
+        match self.receiver.next(now, None)? {
+            StreamEvent::Data(range) => self.hand = range,
+            StreamEvent::End | StreamEvent::Closed => self.ended = true,
+            StreamEvent::Nothing => return Ok(false),
+            StreamEvent::Sent | StreamEvent::Control(Control::Heartbeat) => {}
+            StreamEvent::Control(control) => {
+                return Err(PeerError::Protocol(format!("{} on a stream", control.name())).into());
+            }
+            StreamEvent::Cancelled(reason) => return Err(ended_by_peer(&reason)),
+        }
+        Ok(true)
     }
 
     fn available(&self) -> usize {
@@ -110,22 +112,11 @@ impl Reading {
                 self.front.extend_from_slice(self.receiver.payload(self.hand.clone()));
                 self.hand = 0..0;
             }
-            match self.receiver.next(true, None) {
-                Ok(StreamEvent::Data(range)) => self.hand = range,
-                Ok(StreamEvent::End | StreamEvent::Closed) => self.ended = true,
-                Ok(StreamEvent::Control(Control::Heartbeat)) => {}
-                Ok(StreamEvent::Nothing | StreamEvent::Sent) => break,
+            match self.advance(true) {
+                Ok(true) => {}
+                Ok(false) => break,
                 // The read that comes to it tells it.
-                Ok(StreamEvent::Control(control)) => {
-                    let text = format!("{} on a stream", control.name());
-                    Failure::keep(&mut self.failed, PeerError::Protocol(text).into(), None);
-                }
-                Ok(StreamEvent::Cancelled(reason)) => {
-                    Failure::keep(&mut self.failed, ended_by_peer(&reason), None);
-                }
-                Err(error) => {
-                    Failure::keep(&mut self.failed, error, None);
-                }
+                Err(error) => drop(Failure::keep(&mut self.failed, error, None)),
             }
         }
         self.copy(into)
