@@ -32,6 +32,9 @@
 // Version of this header: patch.
 #define SEALANE_VERSION_PATCH 0
 
+// Version of this header as a number that grows with it: major << 16 | minor << 8 | patch.
+#define SEALANE_VERSION_NUMBER (((SEALANE_VERSION_MAJOR << 16) | (SEALANE_VERSION_MINOR << 8)) | SEALANE_VERSION_PATCH)
+
 // Fastest for this CPU; an error on a CPU without AES instructions.
 #define SEALANE_PROVIDER_AUTO 0
 
@@ -189,6 +192,19 @@ struct sealane_doctor {
 // library or of it, several at a time. It does not throw, and does not leave by longjmp.
 typedef void (*sealane_log_callback)(void *data, int level, const char *text);
 
+// How far an end of a migration is. Set `size` to sizeof(struct sealane_progress) before the
+// call. The numbers only grow.
+struct sealane_progress {
+  // Bytes of this struct, set by the caller.
+  size_t size;
+  // Pages whose content was carried, of all rounds.
+  uint64_t data_pages;
+  // Pages that were zero, of all rounds.
+  uint64_t zero_pages;
+  // Rounds whose pages the target has placed.
+  uint64_t rounds;
+};
+
 // What a round did. Set `size` to sizeof(struct sealane_round) before the call.
 struct sealane_round {
   // Bytes of this struct, set by the caller.
@@ -261,6 +277,10 @@ extern "C" {
 
 // The version of the library that is linked, as `0.1.0`. Valid for ever; any thread.
 const char *sealane_version(void);
+
+// The version of the library that is linked, as SEALANE_VERSION_NUMBER is that of the header it
+// was compiled with. Any thread.
+uint32_t sealane_version_number(void);
 
 // New settings with their defaults.
 //
@@ -496,6 +516,20 @@ int sealane_lanes_accept(const struct sealane_listener *listener,
 // Caller: `lanes` is alive.
 int sealane_lanes_count(const struct sealane_lanes *lanes);
 
+// Who seals them, as sealane_doctor_provider names it. Valid for ever.
+//
+// Returns the name; NULL where a source or a target has taken them, or for another error.
+//
+// Caller: `lanes` is alive.
+const char *sealane_lanes_provider(const struct sealane_lanes *lanes);
+
+// Payload bytes of a full frame, as both ends agreed.
+//
+// Returns them; -EINVAL where a source or a target has taken the lanes.
+//
+// Caller: `lanes` is alive.
+ssize_t sealane_lanes_frame_bytes(const struct sealane_lanes *lanes);
+
 // Destroys lanes and nulls the pointer; those that a source or a target took go on. NULL, and a
 // pointer to NULL, are no error.
 //
@@ -510,6 +544,22 @@ void sealane_lanes_destroy(struct sealane_lanes **lanes);
 //
 // Caller: `callback` may be called from any thread with `data` until it was replaced.
 int sealane_set_log(int level, sealane_log_callback callback, void *data);
+
+// How far a source is. Any thread may ask while another is in a call, and after the end of the
+// migration; it waits for nobody.
+//
+// Returns 0; -EINVAL where `size` is less than its first version's.
+//
+// Caller: `source` is alive; `progress` is null or as its `size` says.
+int sealane_source_progress(const struct sealane_source *source, struct sealane_progress *progress);
+
+// How far a target is. Any thread may ask while another is in a call, and after the end of the
+// migration; it waits for nobody.
+//
+// Returns 0; -EINVAL where `size` is less than its first version's.
+//
+// Caller: `target` is alive; `progress` is null or as its `size` says.
+int sealane_target_progress(const struct sealane_target *target, struct sealane_progress *progress);
 
 // `bytes` of a file from `offset`: a memfd, or a file on tmpfs or disk. The descriptor is
 // duplicated. `offset` is a multiple of 4096. A memfd is sealed against shrinking
@@ -838,6 +888,20 @@ int sealane_streams_complete(const struct sealane_streams *streams);
 //
 // Caller: `streams` is alive; `id` has room for 16 bytes.
 int sealane_streams_migration_id(const struct sealane_streams *streams, uint8_t *id);
+
+// Who seals them, as sealane_doctor_provider names it. Valid for ever.
+//
+// Returns the name; NULL for an error.
+//
+// Caller: `streams` is alive.
+const char *sealane_streams_provider(const struct sealane_streams *streams);
+
+// Payload bytes of a full frame, as both ends agreed.
+//
+// Returns them, or -EINVAL.
+//
+// Caller: `streams` is alive.
+ssize_t sealane_streams_frame_bytes(const struct sealane_streams *streams);
 
 // Destroys a session and nulls the pointer; its streams go on. NULL, and a pointer to NULL, are no
 // error.

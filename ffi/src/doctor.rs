@@ -76,11 +76,15 @@ pub unsafe extern "C" fn sealane_doctor_run(doctor: *mut sealane_doctor) -> c_in
 #[unsafe(no_mangle)]
 pub extern "C" fn sealane_doctor_provider() -> *const c_char {
     let provider = Provider::resolve(ProviderChoice::Auto, &CpuFeatures::detect());
-    let name = match provider.map(|provider| provider.name()) {
-        Ok("aws-lc-rs") => c"aws-lc-rs",
-        Ok("ring") => c"ring",
-        Ok(_) => c"aes-gcm",
-        Err(_) => c"",
+    provider.map_or(c"".as_ptr(), |provider| provider_name(provider.name()))
+}
+
+/// The name of a provider as C has it.
+pub(crate) fn provider_name(name: &'static str) -> *const c_char {
+    let name = match name {
+        "aws-lc-rs" => c"aws-lc-rs",
+        "ring" => c"ring",
+        _ => c"aes-gcm",
     };
     name.as_ptr()
 }

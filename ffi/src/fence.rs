@@ -5,23 +5,25 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Failure, SEALANE_E_FORKED, SEALANE_E_PANIC};
+use crate::fork;
 
 pub(crate) type Outcome<T> = Result<T, Failure>;
 
 /// What an opaque pointer points to.
 pub struct Handle<T> {
-    process: u32,
+    /// Of the process that made it.
+    generation: u64,
     poisoned: AtomicBool,
     value: T,
 }
 
 impl<T> Handle<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self { process: std::process::id(), poisoned: AtomicBool::new(false), value }
+        Self { generation: fork::generation(), poisoned: AtomicBool::new(false), value }
     }
 
     fn check(&self) -> Outcome<()> {
-        if self.process != std::process::id() {
+        if !fork::is_ours(self.generation) {
             let text = "the handle was made before a fork, in the parent: it may use it, the \
                         child may not";
             return Err(Failure(SEALANE_E_FORKED, text.to_owned()));
@@ -172,7 +174,7 @@ pub(crate) unsafe fn destroy<H: Opaque>(pointer: *mut *mut H) {
     }
     // SAFETY: it came from `give`, and nobody uses it.
     let handle = unsafe { Box::from_raw(handle) };
-    if handle.handle().process != std::process::id() {
+    if !fork::is_ours(handle.handle().generation) {
         std::mem::forget(handle);
         return;
     }

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use sealane::{Lanes, Listener, dial};
 
+use crate::doctor::provider_name;
 use crate::fence::{
     Handle, Outcome, argument, call, destroy, give, int, opaque, place, text, with,
 };
@@ -147,6 +148,42 @@ pub unsafe extern "C" fn sealane_lanes_count(lanes: *const sealane_lanes) -> c_i
             count.map(i64::from).ok_or_else(taken)
         })
     })
+}
+
+/// Who seals them, as sealane_doctor_provider names it. Valid for ever.
+///
+/// Returns the name; NULL where a source or a target has taken them, or for another error.
+///
+/// # Safety
+///
+/// `lanes` is alive.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_lanes_provider(lanes: *const sealane_lanes) -> *const c_char {
+    let mut name = std::ptr::null();
+    // SAFETY: as this function's.
+    unsafe {
+        with(lanes, |lanes| {
+            name = provider_name(lock(lanes).as_ref().ok_or_else(taken)?.provider());
+            Ok(0)
+        })
+    };
+    name
+}
+
+/// Payload bytes of a full frame, as both ends agreed.
+///
+/// Returns them; -EINVAL where a source or a target has taken the lanes.
+///
+/// # Safety
+///
+/// `lanes` is alive.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_lanes_frame_bytes(lanes: *const sealane_lanes) -> libc::ssize_t {
+    // SAFETY: as this function's.
+    unsafe {
+        with(lanes, |lanes| Ok(lock(lanes).as_ref().ok_or_else(taken)?.frame_bytes() as i64))
+            as libc::ssize_t
+    }
 }
 
 /// Destroys lanes and nulls the pointer; those that a source or a target took go on. NULL, and a

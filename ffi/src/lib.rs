@@ -9,9 +9,11 @@ mod config;
 mod doctor;
 mod error;
 mod fence;
+mod fork;
 mod handshake;
 mod lanes;
 mod log;
+mod progress;
 mod region;
 mod secret;
 mod source;
@@ -25,6 +27,7 @@ pub use error::*;
 pub use handshake::*;
 pub use lanes::*;
 pub use log::*;
+pub use progress::*;
 pub use region::*;
 pub use secret::*;
 pub use source::*;
@@ -38,11 +41,21 @@ pub const SEALANE_VERSION_MAJOR: u32 = 0;
 pub const SEALANE_VERSION_MINOR: u32 = 1;
 /// Version of this header: patch.
 pub const SEALANE_VERSION_PATCH: u32 = 0;
+/// Version of this header as a number that grows with it: major << 16 | minor << 8 | patch.
+pub const SEALANE_VERSION_NUMBER: u32 =
+    SEALANE_VERSION_MAJOR << 16 | SEALANE_VERSION_MINOR << 8 | SEALANE_VERSION_PATCH;
 
 /// The version of the library that is linked, as `0.1.0`. Valid for ever; any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn sealane_version() -> *const std::ffi::c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
+}
+
+/// The version of the library that is linked, as SEALANE_VERSION_NUMBER is that of the header it
+/// was compiled with. Any thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn sealane_version_number() -> u32 {
+    SEALANE_VERSION_NUMBER
 }
 
 #[cfg(test)]
@@ -54,5 +67,9 @@ mod tests {
         let macros =
             format!("{SEALANE_VERSION_MAJOR}.{SEALANE_VERSION_MINOR}.{SEALANE_VERSION_PATCH}");
         assert_eq!(macros, env!("CARGO_PKG_VERSION"));
+        let of_crate: Vec<u32> = macros.split('.').map(|part| part.parse().unwrap()).collect();
+        assert!(of_crate.iter().all(|part| *part < 256), "a part has a byte");
+        let number = of_crate.iter().fold(0, |number, part| number << 8 | part);
+        assert_eq!(sealane_version_number(), number);
     }
 }

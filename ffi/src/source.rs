@@ -1,7 +1,6 @@
 //! The source of a migration.
 
 use std::ffi::{c_int, c_void};
-use std::sync::Mutex;
 
 use sealane::memory::{DirtyBitmap, Run};
 use sealane::{LaneStatistics, Source};
@@ -9,15 +8,16 @@ use sealane::{LaneStatistics, Source};
 use crate::fence::{
     Handle, Outcome, call, destroy, give, int, opaque, place, size_of_given, with, write_sized,
 };
-use crate::lanes::{lock, take};
+use crate::lanes::take;
+use crate::progress::Driven;
 use crate::region::regions;
 use crate::streams::cancel;
 use crate::{Failure, sealane_canceller, sealane_config, sealane_lanes, sealane_region};
 
 /// Sends a guest: rounds, the commit, the handover. One thread at a time is in a call; another
 /// waits for it. The canceller that it was started with ends a call from any thread.
-pub struct sealane_source(Handle<Mutex<Sending>>);
-opaque!(sealane_source, Mutex<Sending>);
+pub struct sealane_source(Handle<Driven<Sending>>);
+opaque!(sealane_source, Driven<Sending>);
 
 /// A source, what it may do next, and the pages of its regions.
 pub struct Sending {
@@ -112,8 +112,9 @@ pub unsafe extern "C" fn sealane_source_start(
         let pages = regions.iter().map(|region| region.pages()).collect();
         // SAFETY: as this function's.
         let source = Source::start(unsafe { take(lanes) }?, regions, &config, &cancel)?;
+        let progress = source.progress();
         // SAFETY: not null, and may be written by the caller's word.
-        unsafe { give(out, Mutex::new(Sending::new(source, pages))) };
+        unsafe { give(out, Driven::new(Sending::new(source, pages), progress)) };
         Ok(0)
     }))
 }
@@ -236,7 +237,7 @@ unsafe fn round(
     int(unsafe {
         with(source, |sending| {
             let size = given(report, ROUND_FIRST)?;
-            let mut sending = lock(sending);
+            let mut sending = sending.lock();
             let dirty = dirty(&sending.pages)?;
             sending.may(false, "a round")?;
             let done = sending.step(|source| source.send_round(&dirty))?;
@@ -276,7 +277,7 @@ pub unsafe extern "C" fn sealane_source_commit(
                 }
                 _ => std::slice::from_raw_parts(state.cast(), bytes),
             };
-            let mut sending = lock(sending);
+            let mut sending = sending.lock();
             sending.may(false, "the commit")?;
             sending.step(|source| source.commit(state))?;
             sending.committed = true;
@@ -303,7 +304,7 @@ pub unsafe extern "C" fn sealane_source_hand_over(
     int(unsafe {
         with(source, |sending| {
             let size = given(statistics, STATISTICS_FIRST)?;
-            let mut sending = lock(sending);
+            let mut sending = sending.lock();
             sending.may(true, "the handover")?;
             let source = sending.source.take().ok_or_else(over)?;
             match source.hand_over() {

@@ -1,11 +1,12 @@
 //! Sessions of streams: handshakes and joins over connected sockets.
 
-use std::ffi::c_int;
+use std::ffi::{c_char, c_int};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use sealane::stream::{Stream, Streams};
 use sealane::{Canceller, Role};
 
+use crate::doctor::provider_name;
 use crate::fence::{Handle, Outcome, argument, call, destroy, give, int, opaque, place, with};
 use crate::{Failure, sealane_canceller, sealane_config, sealane_secret, sealane_stream};
 
@@ -206,6 +207,43 @@ pub unsafe extern "C" fn sealane_streams_migration_id(
             Ok(0)
         })
     })
+}
+
+/// Who seals them, as sealane_doctor_provider names it. Valid for ever.
+///
+/// Returns the name; NULL for an error.
+///
+/// # Safety
+///
+/// `streams` is alive.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_streams_provider(
+    streams: *const sealane_streams,
+) -> *const c_char {
+    let mut name = std::ptr::null();
+    // SAFETY: as this function's.
+    unsafe {
+        with(streams, |streams| {
+            name = provider_name(streams.provider());
+            Ok(0)
+        })
+    };
+    name
+}
+
+/// Payload bytes of a full frame, as both ends agreed.
+///
+/// Returns them, or -EINVAL.
+///
+/// # Safety
+///
+/// `streams` is alive.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_streams_frame_bytes(
+    streams: *const sealane_streams,
+) -> libc::ssize_t {
+    // SAFETY: as this function's.
+    unsafe { with(streams, |streams| Ok(streams.frame_bytes() as i64)) as libc::ssize_t }
 }
 
 /// Destroys a session and nulls the pointer; its streams go on. NULL, and a pointer to NULL, are no

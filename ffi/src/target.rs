@@ -1,13 +1,13 @@
 //! The target of a migration.
 
 use std::ffi::{c_char, c_int, c_void};
-use std::sync::Mutex;
 
 use sealane::Target;
 use sealane::error::Error;
 
 use crate::fence::{Handle, Outcome, call, destroy, give, int, opaque, place, text, with};
-use crate::lanes::{lock, take};
+use crate::lanes::take;
+use crate::progress::Driven;
 use crate::region::regions;
 use crate::source::{STATISTICS_FIRST, fill, given, over};
 use crate::streams::cancel;
@@ -17,8 +17,8 @@ use crate::{
 
 /// Receives a guest. One thread at a time is in a call; another waits for it. The canceller that
 /// it was started with ends a call from any thread.
-pub struct sealane_target(Handle<Mutex<Receiving>>);
-opaque!(sealane_target, Mutex<Receiving>);
+pub struct sealane_target(Handle<Driven<Receiving>>);
+opaque!(sealane_target, Driven<Receiving>);
 
 /// A target, how far it is, and the device state once it came.
 pub struct Receiving {
@@ -60,8 +60,9 @@ pub unsafe extern "C" fn sealane_target_start(
         let (config, cancel) = unsafe { (crate::config::settings(config)?, cancel(canceller)?) };
         // SAFETY: as this function's.
         let target = Target::start(unsafe { take(lanes) }?, &config, &cancel)?;
+        let progress = target.progress();
         // SAFETY: not null, and may be written by the caller's word.
-        unsafe { give(out, Mutex::new(Receiving::new(target))) };
+        unsafe { give(out, Driven::new(Receiving::new(target), progress)) };
         Ok(0)
     }))
 }
@@ -76,7 +77,7 @@ pub unsafe extern "C" fn sealane_target_start(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sealane_target_offers(target: *const sealane_target) -> c_int {
     // SAFETY: as this function's.
-    int(unsafe { with(target, |receiving| Ok(lock(receiving).target()?.offer().count() as i64)) })
+    int(unsafe { with(target, |receiving| Ok(receiving.lock().target()?.offer().count() as i64)) })
 }
 
 /// A region that the source offers, by its place from 0: its size goes to `bytes`, its name with a
@@ -101,7 +102,7 @@ pub unsafe extern "C" fn sealane_target_offer(
     // SAFETY: as this function's.
     int(unsafe {
         with(target, |receiving| {
-            let mut receiving = lock(receiving);
+            let mut receiving = receiving.lock();
             let offered = receiving.target()?.offer().nth(index);
             let (own, size) = offered
                 .ok_or_else(|| Failure::invalid(format!("the offer has no region {index}")))?;
@@ -139,7 +140,7 @@ pub unsafe extern "C" fn sealane_target_accept(
     int(unsafe {
         with(target, |receiving| {
             let regions = regions(list, count)?;
-            let mut receiving = lock(receiving);
+            let mut receiving = receiving.lock();
             receiving.may(Phase::Offered)?;
             receiving.step(Phase::Accepted, |target| target.accept(regions))?;
             Ok(0)
@@ -164,7 +165,7 @@ pub unsafe extern "C" fn sealane_target_refuse(
     int(unsafe {
         with(target, |receiving| {
             let reason = text("a reason", reason)?;
-            let mut receiving = lock(receiving);
+            let mut receiving = receiving.lock();
             if let Some(failed) = &receiving.failed {
                 return Err(failed.clone());
             }
@@ -191,7 +192,7 @@ pub unsafe extern "C" fn sealane_target_receive(target: *const sealane_target) -
     // SAFETY: as this function's.
     unsafe {
         with(target, |receiving| {
-            let mut receiving = lock(receiving);
+            let mut receiving = receiving.lock();
             receiving.may(Phase::Accepted)?;
             let state = receiving.step(Phase::Received, Target::receive)?;
             let bytes = state.len() as i64;
@@ -217,7 +218,7 @@ pub unsafe extern "C" fn sealane_target_state(
     // SAFETY: as this function's.
     unsafe {
         with(target, |receiving| {
-            let receiving = lock(receiving);
+            let receiving = receiving.lock();
             let own = receiving.state.as_ref().ok_or_else(|| {
                 Failure::invalid("no device state yet: sealane_target_receive first")
             })?;
@@ -246,7 +247,7 @@ pub unsafe extern "C" fn sealane_target_ready(target: *const sealane_target) -> 
     // SAFETY: as this function's.
     int(unsafe {
         with(target, |receiving| {
-            let mut receiving = lock(receiving);
+            let mut receiving = receiving.lock();
             receiving.may(Phase::Received)?;
             receiving.step(Phase::Ready, Target::ready)?;
             Ok(0)
@@ -271,7 +272,7 @@ pub unsafe extern "C" fn sealane_target_done(
     int(unsafe {
         with(target, |receiving| {
             let size = given(statistics, STATISTICS_FIRST)?;
-            let mut receiving = lock(receiving);
+            let mut receiving = receiving.lock();
             receiving.may(Phase::Ready)?;
             let target = receiving.target.take().ok_or_else(over)?;
             fill(statistics, size, &target.done()?.lanes);

@@ -69,18 +69,47 @@ struct Shared {
     progress: Progress,
 }
 
-/// Pages carried so far, to look at from any thread. Clones are the same counter.
+/// How far an end is, to look at from any thread, also after the end is gone. Clones are the same
+/// counters. They only grow; each is read by itself, so that together they may be of moments that
+/// differ.
 #[derive(Clone, Debug, Default)]
-pub struct Progress(Arc<AtomicU64>);
+pub struct Progress(Arc<Counters>);
+
+#[derive(Debug, Default)]
+struct Counters {
+    data_pages: AtomicU64,
+    zero_pages: AtomicU64,
+    rounds: AtomicU64,
+}
 
 impl Progress {
     /// Pages of all rounds and lanes, zero pages too.
     pub fn pages(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.data_pages() + self.zero_pages()
     }
 
-    fn add(&self, pages: u64) {
-        self.0.fetch_add(pages, Ordering::Relaxed);
+    /// Those whose content was carried.
+    pub fn data_pages(&self) -> u64 {
+        self.0.data_pages.load(Ordering::Relaxed)
+    }
+
+    /// Those that were zero, of which only the number was carried.
+    pub fn zero_pages(&self) -> u64 {
+        self.0.zero_pages.load(Ordering::Relaxed)
+    }
+
+    /// Rounds whose pages the target has placed.
+    pub fn rounds(&self) -> u64 {
+        self.0.rounds.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, data_pages: u64, zero_pages: u64) {
+        self.0.data_pages.fetch_add(data_pages, Ordering::Relaxed);
+        self.0.zero_pages.fetch_add(zero_pages, Ordering::Relaxed);
+    }
+
+    fn round_placed(&self) {
+        self.0.rounds.fetch_add(1, Ordering::Relaxed);
     }
 }
 

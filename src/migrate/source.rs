@@ -152,6 +152,7 @@ impl Source {
                 source.order(lane, Order::RoundEnd { round })?;
             }
             source.expect(SourceEvent::RoundDone)?;
+            source.shared.progress.round_placed();
             let elapsed = begin.elapsed();
             tracing::debug!(round, pages, ?elapsed, "round placed");
             Ok(RoundReport { round, pages, elapsed })
@@ -223,7 +224,7 @@ impl Source {
         Ok(SourceReport { lanes })
     }
 
-    /// Pages carried so far, to look at from another thread.
+    /// How far it is, to look at from another thread.
     pub fn progress(&self) -> Progress {
         self.shared.progress.clone()
     }

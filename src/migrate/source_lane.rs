@@ -281,7 +281,7 @@ impl SourceLane {
             self.work.statistics.data_pages += data;
             self.work.statistics.zero_pages += pages - data;
             self.sender.send_pages(slot, region, round, &runs, used)?;
-            self.shared.progress.add(pages);
+            self.shared.progress.add(data, pages - data);
             self.work.last_sent = Instant::now();
         }
         Ok(())

@@ -175,6 +175,7 @@ impl Target {
                 match target.event()? {
                     TargetEvent::RoundOver(round) => {
                         tracing::debug!(round, "round placed");
+                        target.shared.progress.round_placed();
                         target.say(Control::RoundDone { round });
                     }
                     TargetEvent::Committed => {
@@ -235,7 +236,7 @@ impl Target {
         self.abort()
     }
 
-    /// Pages received so far, to look at from another thread.
+    /// How far it is, to look at from another thread.
     pub fn progress(&self) -> Progress {
         self.shared.progress.clone()
     }

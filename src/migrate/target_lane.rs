@@ -100,7 +100,7 @@ impl TargetLane {
                 let runs: Vec<PageRun> = pages.runs().collect();
                 self.work.statistics.data_pages += pages.data_pages();
                 self.work.statistics.zero_pages += pages.zero_pages();
-                self.shared.progress.add(pages.data_pages() + pages.zero_pages());
+                self.shared.progress.add(pages.data_pages(), pages.zero_pages());
                 self.receiver.open_payload(&mut slot, prefix)?;
                 let known = known.expect("pages parse only once the regions are known");
                 self.place(slot, region, &known.regions, &runs)

@@ -1,9 +1,15 @@
-/* What the C tests share. */
+/* What the C tests share. A program is called as `program PLACE engine=NAME`: a directory for its
+ * files and `uring` or `syscalls`. It prints what failed, or lines `SKIP: name: reason`; it exits
+ * with 0 where nothing failed, and has freed everything by then. */
 #ifndef CHECK_H
 #define CHECK_H
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <sealane.h>
 
@@ -14,5 +20,87 @@
 			exit(1);                                                                              \
 		}                                                                                         \
 	} while (0)
+
+/* One end of a session of streams. */
+struct end {
+	int fd;
+	int role;
+	const struct sealane_secret *secret;
+	const struct sealane_config *config;
+	struct sealane_streams *streams;
+	struct sealane_stream *stream;
+	int result;
+};
+
+static inline int engine_of(int count, char **arguments)
+{
+	CHECK(count >= 3 && strncmp(arguments[2], "engine=", 7) == 0);
+	return strcmp(arguments[2] + 7, "uring") == 0 ? SEALANE_ENGINE_URING : SEALANE_ENGINE_SYSCALLS;
+}
+
+static inline struct sealane_config *new_config(int engine)
+{
+	struct sealane_config *config = NULL;
+	CHECK(sealane_config_new(&config) == 0);
+	CHECK(sealane_config_set_engine(config, engine) == 0);
+	return config;
+}
+
+static inline void *answer(void *argument)
+{
+	struct end *end = argument;
+	end->result = sealane_streams_answer(end->fd, end->role, end->secret, end->config, NULL,
+	                                     &end->streams, &end->stream);
+	return NULL;
+}
+
+static inline void sockets(int fds[2])
+{
+	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+}
+
+/* Both ends of a new session, over sockets that are connected and closed here: the ends have
+ * descriptors of their own. */
+static inline void connect_over(int near_fd, int far_fd, struct end *near, struct end *far,
+                                const struct sealane_secret *secret,
+                                const struct sealane_config *config)
+{
+	pthread_t thread;
+	*near = (struct end){near_fd, SEALANE_ROLE_SOURCE, secret, config, NULL, NULL, 0};
+	*far = (struct end){far_fd, SEALANE_ROLE_TARGET, secret, config, NULL, NULL, 0};
+	CHECK(pthread_create(&thread, NULL, answer, far) == 0);
+	near->result = sealane_streams_open(near->fd, near->role, secret, config, NULL,
+	                                    &near->streams, &near->stream);
+	CHECK(near->result == 0);
+	pthread_join(thread, NULL);
+	CHECK(far->result == 0);
+	close(near_fd);
+	close(far_fd);
+}
+
+static inline void connect_ends(struct end *near, struct end *far,
+                                const struct sealane_secret *secret,
+                                const struct sealane_config *config)
+{
+	int fds[2];
+	sockets(fds);
+	connect_over(fds[0], fds[1], near, far, secret, config);
+}
+
+static inline void destroy_end(struct end *end)
+{
+	sealane_stream_destroy(&end->stream);
+	sealane_streams_destroy(&end->streams);
+	CHECK(end->stream == NULL && end->streams == NULL);
+}
+
+/* A byte crosses a stream. */
+static inline void byte_crosses(struct sealane_stream *from, struct sealane_stream *to, char byte)
+{
+	char came = 0;
+	struct iovec out = {&byte, 1}, in = {&came, 1};
+	CHECK(sealane_stream_writev(from, &out, 1) == 1);
+	CHECK(sealane_stream_readv(to, &in, 1) == 1 && came == byte);
+}
 
 #endif

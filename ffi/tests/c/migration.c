@@ -2,10 +2,7 @@
  * of rounds, with device state. Then the errors that a caller can bring about. */
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
-#include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "check.h"
 
@@ -20,6 +17,8 @@ struct far {
 	int fd;
 	void *memory;
 	int refuses;
+	/* The target, for a thread that looks how far it is. */
+	struct sealane_target *target;
 };
 
 static int new_memfd(unsigned char salt)
@@ -61,10 +60,14 @@ static void *receive(void *argument)
 
 	CHECK(sealane_lanes_accept(far->listener, SEALANE_ROLE_TARGET, far->secret, far->config, NULL,
 	                           &lanes) == 0);
-	CHECK(sealane_lanes_count(lanes) == 2);
+	CHECK(sealane_lanes_count(lanes) == 2 && sealane_lanes_frame_bytes(lanes) == 65536);
+	CHECK(strcmp(sealane_lanes_provider(lanes), sealane_doctor_provider()) == 0);
 	CHECK(sealane_target_start(lanes, far->config, NULL, &target) == 0);
 	CHECK(sealane_lanes_count(lanes) == -EINVAL);
+	CHECK(sealane_lanes_frame_bytes(lanes) == -EINVAL && sealane_lanes_provider(lanes) == NULL);
+	CHECK(strstr(sealane_last_error(), "were taken"));
 	sealane_lanes_destroy(&lanes);
+	__atomic_store_n(&far->target, target, __ATOMIC_RELEASE);
 	CHECK(sealane_target_offers(target) == 2);
 	CHECK(sealane_target_offer(target, 1, name, sizeof name, &bytes) == 5);
 	CHECK(strcmp(name, "video") == 0 && bytes == MEMORY_PAGES * PAGE);
@@ -128,14 +131,31 @@ static struct sealane_lanes *dial(struct far *far, pthread_t *thread)
 	return lanes;
 }
 
+/* After the first round. The target's thread is in sealane_target_receive, and stays there until
+ * the commit: to look does not wait for it. */
+static void how_far(struct sealane_source *source, struct sealane_target *target)
+{
+	struct sealane_progress near = {.size = sizeof near}, far = {.size = sizeof far};
+	CHECK(sealane_target_progress(target, &far) == 0);
+	CHECK(sealane_source_progress(source, &near) == 0);
+	CHECK(near.rounds == 1 && near.data_pages + near.zero_pages == FILE_PAGES + MEMORY_PAGES);
+	CHECK(near.zero_pages == FILE_PAGES / 5 && memcmp(&near, &far, sizeof near) == 0);
+	near.size = 16;
+	CHECK(sealane_source_progress(source, &near) == -EINVAL);
+	CHECK(sealane_target_progress(target, NULL) == -EINVAL);
+	CHECK(sealane_source_progress(NULL, &far) == -EINVAL);
+	CHECK(sealane_target_progress(NULL, &far) == -EINVAL);
+}
+
 static void a_guest_moves(const struct sealane_secret *secret, const struct sealane_config *config)
 {
-	struct far far = {NULL, secret, config, new_memfd(0), new_memory(), 0};
+	struct far far = {NULL, secret, config, new_memfd(0), new_memory(), 0, NULL};
 	struct sealane_region *regions[2] = {NULL, NULL};
 	struct sealane_source *source = NULL;
 	struct sealane_lanes *lanes;
 	struct sealane_round round = {.size = sizeof round};
 	struct sealane_statistics statistics = {.size = sizeof statistics};
+	struct sealane_progress progress = {.size = sizeof progress};
 	int fd = new_memfd(1);
 	unsigned char *memory = new_memory();
 	pthread_t thread;
@@ -149,6 +169,7 @@ static void a_guest_moves(const struct sealane_secret *secret, const struct seal
 	sealane_lanes_destroy(&lanes);
 	CHECK(sealane_source_send_all(source, &round) == 0);
 	CHECK(round.round == 0 && round.pages == FILE_PAGES + MEMORY_PAGES);
+	how_far(source, __atomic_load_n(&far.target, __ATOMIC_ACQUIRE));
 
 	/* The guest writes on: by runs, then by bitmaps. */
 	CHECK(pwrite(fd, "changed", 7, 17 * PAGE + 100) == 7);
@@ -188,6 +209,8 @@ static void a_guest_moves(const struct sealane_secret *secret, const struct seal
 	CHECK(statistics.lanes == 2 && statistics.frames > 4 && statistics.zero_pages > 50);
 	CHECK(sealane_source_hand_over(source, NULL) == -EINVAL);
 	CHECK(sealane_source_send_all(source, NULL) == -EINVAL);
+	/* It can still be seen what it did. */
+	CHECK(sealane_source_progress(source, &progress) == 0 && progress.rounds == 3);
 	pthread_join(thread, NULL);
 	same(fd, far.fd, memory, far.memory);
 	sealane_source_destroy(&source);
@@ -211,7 +234,7 @@ static void *cancel_soon(void *canceller)
 static void ends_before_the_handover(const struct sealane_secret *secret,
                                      const struct sealane_config *config)
 {
-	struct far far = {NULL, secret, config, -1, NULL, 1};
+	struct far far = {NULL, secret, config, -1, NULL, 1, NULL};
 	struct sealane_region *regions[2] = {NULL, NULL}, *none = NULL;
 	struct sealane_source *source = NULL;
 	struct sealane_target *target = NULL;
@@ -252,6 +275,7 @@ static void ends_before_the_handover(const struct sealane_secret *secret,
 	      -ECONNREFUSED);
 	CHECK(sealane_lanes_dial(NULL, SEALANE_ROLE_SOURCE, secret, config, NULL, &lanes) == -EINVAL);
 	CHECK(sealane_lanes_dial("127.0.0.1:1", 3, secret, config, NULL, &lanes) == -EINVAL);
+	CHECK(sealane_lanes_frame_bytes(NULL) == -EINVAL && sealane_lanes_provider(NULL) == NULL);
 	CHECK(sealane_lanes_count(NULL) == -EINVAL && sealane_listener_port(NULL) == -EINVAL);
 	CHECK(sealane_source_start(NULL, list, 2, config, NULL, &source) == -EINVAL);
 	CHECK(sealane_source_start(NULL, NULL, 0, config, NULL, &source) == -EINVAL);
@@ -278,19 +302,61 @@ static void ends_before_the_handover(const struct sealane_secret *secret,
 	close(fd);
 }
 
-int main(void)
+/* How many lines came: of each level, and of two kinds. */
+struct log {
+	pthread_mutex_t lock;
+	int lines[SEALANE_LOG_DEBUG + 1];
+	int committed, rounds;
+};
+
+static void count_line(void *data, int level, const char *text)
 {
-	for (int engine = SEALANE_ENGINE_URING; engine <= SEALANE_ENGINE_SYSCALLS; engine++) {
-		struct sealane_config *config = NULL;
-		struct sealane_secret *secret = NULL;
-		CHECK(sealane_config_new(&config) == 0);
-		CHECK(sealane_config_set_engine(config, engine) == 0);
-		CHECK(sealane_config_set_lanes(config, 2) == 0);
-		CHECK(sealane_secret_generate(&secret) == 0);
-		ends_before_the_handover(secret, config);
-		a_guest_moves(secret, config);
+	struct log *log = data;
+	CHECK(level >= SEALANE_LOG_ERROR && level <= SEALANE_LOG_DEBUG);
+	pthread_mutex_lock(&log->lock);
+	log->lines[level]++;
+	log->committed += strstr(text, "committed") != NULL;
+	log->rounds += strstr(text, "round placed") != NULL;
+	pthread_mutex_unlock(&log->lock);
+}
+
+/* A migration says what it does, up to the level that was asked for and not beyond. */
+static void it_says_what_it_does_where_asked(const struct sealane_secret *secret,
+                                             const struct sealane_config *config, int level)
+{
+	struct log log = {.lock = PTHREAD_MUTEX_INITIALIZER};
+	int asked = level != 0;
+	CHECK(sealane_set_log(99, count_line, &log) == -EINVAL);
+	CHECK(sealane_set_log(0, count_line, &log) == -EINVAL);
+	CHECK(sealane_set_log(asked ? level : SEALANE_LOG_DEBUG, count_line, &log) == 0);
+	if (!asked)
+		CHECK(sealane_set_log(0, NULL, NULL) == 0);
+	a_guest_moves(secret, config);
+	CHECK(sealane_set_log(0, NULL, NULL) == 0);
+	CHECK(log.committed == (level >= SEALANE_LOG_INFO));
+	/* Three rounds at each of both ends. */
+	CHECK(log.rounds == (level >= SEALANE_LOG_DEBUG ? 6 : 0));
+	for (int n = 1; n <= SEALANE_LOG_DEBUG; n++)
+		CHECK(n <= level || log.lines[n] == 0);
+	CHECK(level < SEALANE_LOG_INFO || log.lines[SEALANE_LOG_INFO] > 0);
+}
+
+int main(int count, char **arguments)
+{
+	const int levels[] = {SEALANE_LOG_DEBUG, SEALANE_LOG_INFO, SEALANE_LOG_WARNING, 0};
+	struct sealane_config *config = new_config(engine_of(count, arguments));
+	struct sealane_secret *secret = NULL;
+	CHECK(sealane_config_set_lanes(config, 2) == 0);
+	CHECK(sealane_config_set_frame_bytes(config, 65536) == 0);
+	CHECK(sealane_secret_generate(&secret) == 0);
+	ends_before_the_handover(secret, config);
+	for (int n = 0; n < 4; n++) {
+		/* A secret is for one migration. */
 		sealane_secret_destroy(&secret);
-		sealane_config_destroy(&config);
+		CHECK(sealane_secret_generate(&secret) == 0);
+		it_says_what_it_does_where_asked(secret, config, levels[n]);
 	}
+	sealane_secret_destroy(&secret);
+	sealane_config_destroy(&config);
 	return 0;
 }
