@@ -1,5 +1,6 @@
 //! `cargo xtask VERB`: what CI and a contributor run, the same way everywhere.
 
+mod capi;
 mod header;
 mod qemu;
 mod tidy;
@@ -9,9 +10,10 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-const USAGE: &str =
-    "verbs: test, tidy, man, header [--check], qemu, fuzz [--seconds N], bench [NAME [ARGUMENT..]]";
-const BENCHES: [&str; 7] = ["seal", "zero", "copy", "lane", "memory", "round_trip", "qemu_tunnel"];
+const USAGE: &str = "verbs: test, tidy, man, header [--check], capi, abi [--check], qemu, \
+    fuzz [--seconds N], bench [NAME [ARGUMENT..]]";
+const BENCHES: [&str; 8] =
+    ["seal", "zero", "copy", "lane", "memory", "round_trip", "qemu_tunnel", "c_abi"];
 const FUZZ_TARGETS: [&str; 3] = ["frame_parser", "opened_header", "hello"];
 const CARGO_FUZZ: &str = "0.13.1";
 /// `SKIP: name: reason` lines that CI accepts, by their beginning.
@@ -27,6 +29,8 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::run(Path::new(".")),
         Some("man") => man(),
         Some("header") => header::run(arguments.get(1).is_some_and(|flag| flag == "--check")),
+        Some("capi") => capi::test(),
+        Some("abi") => capi::abi(arguments.get(1).is_some_and(|flag| flag == "--check")),
         Some("qemu") => qemu::show(),
         Some("fuzz") => fuzz(&arguments[1..]),
         Some("bench") => bench(&arguments[1..]),
@@ -57,8 +61,7 @@ fn test() -> Result {
     let null = ["test", "-p", "sealane", "--lib", "--features", "danger-null-seal,internals"];
     counts.run(cargo(&null).args(show))?;
     man()?;
-    println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skips.len());
-    counts.finish()
+    counts.close()
 }
 
 #[derive(Default)]
@@ -93,6 +96,12 @@ impl Counts {
         };
         self.passed += number("passed").unwrap_or(0);
         self.failed += number("failed").unwrap_or(0);
+    }
+
+    /// The closing line, and whether all is well.
+    fn close(self) -> Result {
+        println!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skips.len());
+        self.finish()
     }
 
     fn finish(self) -> Result {
@@ -173,6 +182,11 @@ fn bench(arguments: &[String]) -> Result {
             let command = env::current_dir().map_err(|e| e.to_string())?;
             bench.env("SEALANE", command.join("target/release/sealane"));
             bench.env(qemu::VARIABLE, qemu::ensure()?);
+        }
+        if name == "c_abi" {
+            run(cargo(&["build", "--quiet", "--release", "--package", "sealane-ffi"]))?;
+            let here = env::current_dir().map_err(|e| e.to_string())?;
+            bench.env("SEALANE_LIBRARY", here.join("target/release/libsealane.so"));
         }
         run(bench.args(features).args(rest))?;
     }

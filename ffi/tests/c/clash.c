@@ -1,0 +1,137 @@
+/* Sealane, OpenSSL and GnuTLS in one process: each seals the same message before, while and after
+ * the others work, and none disturbs another. Exits 0 where all is well; prints what was not. */
+#include <pthread.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <gnutls/crypto.h>
+#include <gnutls/gnutls.h>
+#include <openssl/evp.h>
+
+#include "check.h"
+
+enum { MESSAGE = 4096, TAG = 16, ROUNDS = 200 };
+
+static unsigned char key[32], nonce[12], message[MESSAGE];
+
+static void by_openssl(unsigned char sealed[MESSAGE + TAG])
+{
+	int length = 0;
+	EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
+	CHECK(context != NULL);
+	CHECK(EVP_EncryptInit_ex(context, EVP_aes_256_gcm(), NULL, key, nonce) == 1);
+	CHECK(EVP_EncryptUpdate(context, sealed, &length, message, MESSAGE) == 1);
+	CHECK(length == MESSAGE);
+	CHECK(EVP_EncryptFinal_ex(context, sealed + MESSAGE, &length) == 1);
+	CHECK(EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_GCM_GET_TAG, TAG, sealed + MESSAGE) == 1);
+	EVP_CIPHER_CTX_free(context);
+}
+
+static void by_gnutls(unsigned char sealed[MESSAGE + TAG])
+{
+	gnutls_datum_t datum = {key, sizeof key};
+	gnutls_aead_cipher_hd_t cipher;
+	size_t length = MESSAGE + TAG;
+	CHECK(gnutls_aead_cipher_init(&cipher, GNUTLS_CIPHER_AES_256_GCM, &datum) == 0);
+	CHECK(gnutls_aead_cipher_encrypt(cipher, nonce, sizeof nonce, NULL, 0, TAG, message, MESSAGE,
+	                                 sealed, &length) == 0);
+	CHECK(length == MESSAGE + TAG);
+	gnutls_aead_cipher_deinit(cipher);
+}
+
+/* Both give what the first call gave. */
+static void compare(const unsigned char first[MESSAGE + TAG])
+{
+	unsigned char sealed[MESSAGE + TAG];
+	by_openssl(sealed);
+	CHECK(memcmp(sealed, first, sizeof sealed) == 0);
+	by_gnutls(sealed);
+	CHECK(memcmp(sealed, first, sizeof sealed) == 0);
+}
+
+struct end {
+	int fd;
+	const struct sealane_secret *secret;
+	const struct sealane_config *config;
+};
+
+static void *echo(void *argument)
+{
+	struct end *end = argument;
+	struct sealane_streams *streams = NULL;
+	struct sealane_stream *stream = NULL;
+	unsigned char bytes[MESSAGE];
+	ssize_t count;
+	CHECK(sealane_streams_answer(end->fd, SEALANE_ROLE_TARGET, end->secret, end->config, NULL,
+	                             &streams, &stream) == 0);
+	do {
+		struct iovec part = {bytes, sizeof bytes};
+		count = sealane_stream_readv(stream, &part, 1);
+		CHECK(count >= 0);
+		part.iov_len = (size_t)count;
+		CHECK(count == 0 || sealane_stream_writev(stream, &part, 1) == count);
+	} while (count > 0);
+	CHECK(sealane_stream_shutdown(stream, SHUT_WR) == 0);
+	sealane_stream_destroy(&stream);
+	sealane_streams_destroy(&streams);
+	return NULL;
+}
+
+static void all_at_once(int provider, const unsigned char first[MESSAGE + TAG])
+{
+	int fds[2];
+	pthread_t thread;
+	struct sealane_secret *secret = NULL;
+	struct sealane_config *config = NULL;
+	struct sealane_streams *streams = NULL;
+	struct sealane_stream *stream = NULL;
+	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+	CHECK(sealane_secret_generate(&secret) == 0);
+	CHECK(sealane_config_new(&config) == 0);
+	CHECK(sealane_config_set_provider(config, provider) == 0);
+	struct end far = {fds[1], secret, config};
+	CHECK(pthread_create(&thread, NULL, echo, &far) == 0);
+	CHECK(sealane_streams_open(fds[0], SEALANE_ROLE_SOURCE, secret, config, NULL, &streams,
+	                           &stream) == 0);
+	for (int round = 0; round < ROUNDS; round++) {
+		unsigned char back[MESSAGE];
+		struct iovec part = {message, MESSAGE};
+		CHECK(sealane_stream_writev(stream, &part, 1) == MESSAGE);
+		compare(first);
+		for (size_t got = 0; got < MESSAGE;) {
+			struct iovec rest = {back + got, MESSAGE - got};
+			ssize_t count = sealane_stream_readv(stream, &rest, 1);
+			CHECK(count > 0);
+			got += (size_t)count;
+		}
+		CHECK(memcmp(back, message, MESSAGE) == 0);
+	}
+	CHECK(sealane_stream_shutdown(stream, SHUT_WR) == 0);
+	pthread_join(thread, NULL);
+	sealane_stream_destroy(&stream);
+	sealane_streams_destroy(&streams);
+	sealane_config_destroy(&config);
+	sealane_secret_destroy(&secret);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+int main(void)
+{
+	const int providers[] = {SEALANE_PROVIDER_AWS_LC, SEALANE_PROVIDER_RING,
+	                         SEALANE_PROVIDER_AES_GCM};
+	unsigned char first[MESSAGE + TAG];
+	memset(key, 7, sizeof key);
+	memset(nonce, 9, sizeof nonce);
+	for (size_t n = 0; n < MESSAGE; n++)
+		message[n] = (unsigned char)(n * 31 + n / 256);
+	CHECK(gnutls_global_init() == 0);
+	by_openssl(first);
+	compare(first);
+	for (size_t n = 0; n < sizeof providers / sizeof *providers; n++)
+		all_at_once(providers[n], first);
+	compare(first);
+	gnutls_global_deinit();
+	return 0;
+}

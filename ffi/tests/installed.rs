@@ -1,0 +1,98 @@
+//! What `cargo cinstall` put under a prefix, as a C programmer meets it: `cargo xtask capi`
+//! installs it there and runs these with SEALANE_PREFIX.
+#![allow(missing_docs)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const STRICT: [&str; 6] =
+    ["-std=c99", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wpedantic", "-Werror"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn library_directory() -> PathBuf {
+    let prefix = std::env::var_os("SEALANE_PREFIX").expect("SEALANE_PREFIX: cargo xtask capi");
+    Path::new(&prefix).join("lib")
+}
+
+/// A command that finds the installed library, at compile time and at run time.
+fn command(name: &str) -> Command {
+    let mut command = Command::new(name);
+    let library = library_directory();
+    command.env("PKG_CONFIG_PATH", library.join("pkgconfig"));
+    command.env("LD_LIBRARY_PATH", library);
+    command
+}
+
+fn succeeds(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().unwrap_or_else(|e| {
+        panic!("{command:?}: {e}");
+    });
+    let said = String::from_utf8_lossy(&stdout).into_owned();
+    assert!(status.success(), "{command:?}: {status}\n{said}{}", String::from_utf8_lossy(&stderr));
+    said
+}
+
+/// What pkg-config says, word by word.
+fn flags(arguments: &[&str]) -> Vec<String> {
+    let said = succeeds(command("pkg-config").args(arguments));
+    said.split_whitespace().map(str::to_owned).collect()
+}
+
+/// The functions that the installed header declares.
+fn declared() -> BTreeSet<String> {
+    let header = library_directory().join("../include/sealane.h");
+    let text = fs::read_to_string(header).unwrap();
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let names = code.filter(|line| !line.starts_with("typedef")).filter_map(|line| {
+        let (before, _) = line.split_once('(')?;
+        let start = before.rfind("sealane_")?;
+        let name = &before[start..];
+        name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_').then(|| name.to_owned())
+    });
+    names.collect()
+}
+
+#[test]
+#[ignore = "cargo xtask capi runs it"]
+fn nothing_but_the_headers_functions_is_exported_each_with_a_version() {
+    let library = library_directory().join("libsealane.so.0");
+    let symbols = succeeds(Command::new("nm").args(["-D", "--defined-only"]).arg(&library));
+    let exported = symbols.lines().map(|line| line.rsplit(' ').next().unwrap());
+    let mut names = BTreeSet::new();
+    for symbol in exported.filter(|symbol| *symbol != "SEALANE_0.1") {
+        let (name, version) = symbol.split_once("@@").unwrap_or_else(|| panic!("{symbol}"));
+        assert_eq!(version, "SEALANE_0.1", "{name}");
+        names.insert(name.to_owned());
+    }
+    assert!(names.len() > 70);
+    assert_eq!(names, declared());
+    let dynamic = succeeds(Command::new("readelf").arg("-d").arg(&library));
+    assert!(dynamic.contains("[libsealane.so.0]"), "{dynamic}");
+}
+
+#[test]
+#[ignore = "cargo xtask capi runs it"]
+fn openssl_and_gnutls_live_in_the_same_process() {
+    let place = tempfile::tempdir().unwrap();
+    for (name, library) in [("shared", "-lsealane"), ("static", "-l:libsealane.a")] {
+        let program = place.path().join(name);
+        let mut compile = command("cc");
+        compile.args(STRICT).args(["-pthread", "-o"]).arg(&program);
+        compile.arg(root().join("ffi/tests/c/clash.c"));
+        compile.args(flags(&["--cflags", "sealane"]));
+        compile.args(flags(&["--libs-only-L", "sealane"])).arg(library);
+        if name == "static" {
+            let all = flags(&["--static", "--libs", "sealane"]);
+            compile.args(all.into_iter().filter(|flag| flag != "-lsealane"));
+        }
+        succeeds(compile.args(["-lcrypto", "-lgnutls"]));
+        assert_eq!(succeeds(command("timeout").arg("60").arg(&program)), "");
+        let needed = succeeds(Command::new("readelf").arg("-d").arg(&program));
+        assert_eq!(needed.contains("libsealane.so.0"), name == "shared", "{needed}");
+    }
+}

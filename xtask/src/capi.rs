@@ -1,0 +1,239 @@
+//! `cargo xtask capi`: the C library as a distribution would install it, and all that is tried on
+//! the installed copy; `cargo xtask abi [--check]`: the description of its ABI.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{Counts, Result, cargo, header, man, run};
+
+const CARGO_C: &str = "0.10.24+cargo-0.98.0";
+const HEADER: &str = "include/sealane.h";
+const MAP: &str = "ffi/exports.map";
+const ABI: &str = "ffi/sealane.abi";
+const PACKAGES: [(&str, &str); 7] = [
+    ("make", "make"),
+    ("pkg-config", "pkg-config"),
+    ("valgrind", "valgrind"),
+    ("abidw", "abigail-tools"),
+    ("nm", "binutils"),
+    ("/usr/include/openssl/evp.h", "libssl-dev"),
+    ("/usr/include/gnutls/gnutls.h", "libgnutls28-dev"),
+];
+
+/// Installs the library below target/capi and tries it there.
+///
+/// # Errors
+///
+/// Where a tool cannot be had, or a test fails.
+pub fn test() -> Result {
+    need_packages()?;
+    man()?;
+    let prefix = install()?;
+    let mut counts = Counts::default();
+    // Each way runs the whole suite on the installed copy.
+    for way in WAYS {
+        println!("== the C tests {}", way.name);
+        let mut tests = cargo(&["test", "--package", "sealane-ffi", "--no-fail-fast"]);
+        tests.args(way.tests).env("SEALANE_PREFIX", &prefix);
+        for (name, value) in way.environment {
+            tests.env(name, value);
+        }
+        counts.run(tests.args(["--", "--show-output"]).args(way.arguments))?;
+    }
+    check_sanitizers(&prefix)?;
+    abi(true)?;
+    counts.close()
+}
+
+struct Way {
+    name: &'static str,
+    tests: &'static [&'static str],
+    arguments: &'static [&'static str],
+    environment: &'static [(&'static str, &'static str)],
+}
+
+const PROGRAMS: &[&str] = &["--test", "c"];
+const SANITIZE: &str = "-fsanitize=address,undefined -fno-sanitize-recover=all";
+
+const WAYS: [Way; 3] = [
+    Way {
+        name: "as they are",
+        tests: &["--test", "c", "--test", "installed"],
+        arguments: &["--include-ignored"],
+        environment: &[],
+    },
+    Way {
+        name: "under AddressSanitizer and UndefinedBehaviorSanitizer",
+        tests: PROGRAMS,
+        arguments: &[],
+        environment: &[("SEALANE_C_FLAGS", SANITIZE)],
+    },
+    Way {
+        name: "under Valgrind",
+        tests: PROGRAMS,
+        // One at a time: Valgrind is slow, and the tests have limits.
+        arguments: &["--test-threads", "1"],
+        environment: &[(
+            "SEALANE_C_RUNNER",
+            "valgrind --quiet --leak-check=full --errors-for-leak-kinds=definite,indirect,possible \
+             --error-exitcode=99 --child-silent-after-fork=yes",
+        )],
+    },
+];
+
+/// `cargo cinstall` into a fresh prefix; gives it.
+fn install() -> Result<PathBuf> {
+    let here = env::current_dir().map_err(|e| e.to_string())?;
+    let (tools, place) = (here.join("target/tools"), here.join("target/capi"));
+    if !is_cargo_c(&tools) {
+        let install = ["install", "cargo-c", "--locked", "--force", "--version", CARGO_C, "--root"];
+        run(cargo(&install).arg(&tools))?;
+    }
+    let _ = fs::remove_dir_all(&place);
+    let prefix = place.join("prefix");
+    let cinstall = |arguments: &[&str]| {
+        let mut command = Command::new(tools.join("bin/cargo-cinstall"));
+        command.args(["cinstall", "--release", "--locked", "--manifest-path", "ffi/Cargo.toml"]);
+        run(command.args(arguments))
+    };
+    let (prefix_text, staged) = (prefix.display().to_string(), place.join("staged"));
+    cinstall(&["--prefix", &prefix_text, "--libdir", &format!("{prefix_text}/lib")])?;
+    // As a distribution stages it: DESTDIR is in no file.
+    let destination = staged.display().to_string();
+    cinstall(&["--destdir", &destination, "--prefix", "/usr", "--libdir", "/usr/lib64"])?;
+    let file = staged.join("usr/lib64/pkgconfig/sealane.pc");
+    let text = fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
+    if text.contains(&destination) || !text.contains("prefix=/usr\n") {
+        return Err(format!("{} names other places than /usr:\n{text}", file.display()));
+    }
+    for name in ["usr/lib64/libsealane.so.0", "usr/lib64/libsealane.a", "usr/include/sealane.h"] {
+        if !staged.join(name).exists() {
+            return Err(format!("cargo cinstall left out {name}"));
+        }
+    }
+    Ok(prefix)
+}
+
+fn is_cargo_c(tools: &Path) -> bool {
+    let version = Command::new(tools.join("bin/cargo-cinstall")).arg("--version").output();
+    let number = CARGO_C.split('+').next().expect("a version");
+    version.is_ok_and(|out| String::from_utf8_lossy(&out.stdout).contains(number))
+}
+
+fn need_packages() -> Result {
+    let there = |what: &str| match what.starts_with('/') {
+        true => Path::new(what).exists(),
+        false => Command::new(what).arg("--version").output().is_ok(),
+    };
+    let missing: Vec<_> = PACKAGES.iter().filter(|(what, _)| !there(what)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
+    let root = Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout == b"0\n");
+    if !root {
+        return Err(format!("missing: apt-get install {}", names.join(" ")));
+    }
+    run(Command::new("apt-get").arg("update"))?;
+    run(Command::new("apt-get").args(["install", "-y"]).args(names))
+}
+
+/// That the sanitizers and Valgrind would have told: a program with a mistake of each kind.
+fn check_sanitizers(prefix: &Path) -> Result {
+    let place = prefix.join("../mistakes");
+    fs::create_dir_all(&place).map_err(|e| e.to_string())?;
+    let mistakes = [
+        ("heap", "heap-buffer-overflow"),
+        ("leak", "detected memory leaks"),
+        ("shift", "shift exponent"),
+    ];
+    for (mistake, told) in mistakes {
+        let program = place.join(mistake);
+        let mut compile = Command::new("cc");
+        compile.args(SANITIZE.split(' ')).arg("-o").arg(&program).arg("ffi/tests/c/mistake.c");
+        run(&mut compile)?;
+        let output = Command::new(&program).arg(mistake).output().map_err(|e| e.to_string())?;
+        if output.status.success() || !String::from_utf8_lossy(&output.stderr).contains(told) {
+            return Err(format!("the sanitizers are not on: {mistake} was not told"));
+        }
+    }
+    let plain = place.join("plain");
+    run(Command::new("cc").arg("-o").arg(&plain).arg("ffi/tests/c/mistake.c"))?;
+    let (_, runner) = WAYS[2].environment[0];
+    for mistake in ["heap", "leak"] {
+        let mut words = runner.split_whitespace();
+        let mut valgrind = Command::new(words.next().expect("a program"));
+        let output = valgrind.args(words).arg(&plain).arg(mistake).output();
+        if output.map_err(|e| e.to_string())?.status.code() != Some(99) {
+            return Err(format!("Valgrind did not tell of {mistake}"));
+        }
+    }
+    Ok(())
+}
+
+/// Writes the ABI's description, or with `check` says where today's header and map break it.
+///
+/// libabigail 2.2 sees no functions in Rust's DWARF, so it is given what C sees: the header's
+/// declarations with empty bodies, linked with the library's own map and soname. That the library
+/// exports just these is the installed copy's test.
+///
+/// # Errors
+///
+/// Where abidw is missing, or an ABI change is incompatible.
+pub fn abi(check: bool) -> Result {
+    header::run(true)?;
+    let place = Path::new("target/capi/abi");
+    fs::create_dir_all(place).map_err(|e| e.to_string())?;
+    let (source, library) = (place.join("sealane.c"), place.join("libsealane.so.0"));
+    let text = fs::read_to_string(HEADER).map_err(|e| format!("{HEADER}: {e}"))?;
+    fs::write(&source, bodies(&text)).map_err(|e| e.to_string())?;
+    let mut compile = Command::new("cc");
+    compile.args(["-g", "-w", "-shared", "-fPIC", "-Wl,-soname,libsealane.so.0", "-Iinclude"]);
+    compile.arg(format!("-Wl,--version-script={MAP}")).arg("-o").arg(&library).arg(&source);
+    run(&mut compile)?;
+    let new = place.join("sealane.abi");
+    let mut describe = Command::new("abidw");
+    describe.args(["--no-corpus-path", "--no-comp-dir-path", "--no-show-locs", "--no-elf-needed"]);
+    describe.args(["--type-id-style", "hash", "--out-file"]).arg(&new).arg(&library);
+    run(&mut describe)?;
+    if !check {
+        fs::copy(&new, ABI).map_err(|e| format!("{ABI}: {e}"))?;
+        return Ok(());
+    }
+    // Additions are a change too: they are seen, and committed with the new description.
+    run(Command::new("abidiff").args([ABI, &new.display().to_string()]))
+        .map_err(|e| format!("{ABI} is not today's ABI; where it should be: cargo xtask abi\n{e}"))
+}
+
+/// The header's functions, each with a body.
+fn bodies(header: &str) -> String {
+    let mut text = String::from("#include <sealane.h>\n");
+    let mut inside = false;
+    for line in header.lines() {
+        let begins = line.contains(" *sealane_") || line.contains(" sealane_");
+        let declares = begins && line.contains('(') && !line.starts_with(['/', ' ', 't', '#']);
+        if declares || inside {
+            inside = !line.ends_with(");");
+            let body = line.strip_suffix(';').filter(|_| !inside).map(|l| format!("{l} {{ }}"));
+            text += &body.unwrap_or_else(|| line.to_owned());
+            text.push('\n');
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bodies;
+
+    #[test]
+    fn declarations_get_bodies_and_types_do_not() {
+        let header = "// As sealane_f(x).\ntypedef void (*sealane_log_callback)(int level);\n\
+                      struct sealane_a {\n  int b;\n};\n\
+                      int sealane_f(int a,\n              int b);\n";
+        let want = "#include <sealane.h>\nint sealane_f(int a,\n              int b) { }\n";
+        assert_eq!(bodies(header), want);
+    }
+}
