@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{Counts, Result, cargo, header, man, run};
+use crate::{Counts, Result, cargo, header, man, need_nightly, run};
 
 const CARGO_C: &str = "0.10.24+cargo-0.98.0";
 const HEADER: &str = "include/sealane.h";
@@ -29,14 +29,21 @@ const PACKAGES: [(&str, &str); 7] = [
 /// Where a tool cannot be had, or a test fails.
 pub fn test() -> Result {
     need_packages()?;
+    need_nightly()?;
     man()?;
-    let prefix = install()?;
+    let here = env::current_dir().map_err(|e| e.to_string())?;
+    let tools = need_cargo_c(&here)?;
+    let place = here.join("target/capi");
+    let _ = fs::remove_dir_all(&place);
+    let prefix = install(&tools, &place)?;
+    let sanitized = install_sanitized(&tools, &place)?;
     let mut counts = Counts::default();
-    // Each way runs the whole suite on the installed copy.
+    // Each way runs the whole suite on an installed copy.
     for way in WAYS {
         println!("== the C tests {}", way.name);
         let mut tests = cargo(&["test", "--package", "sealane-ffi", "--no-fail-fast"]);
-        tests.args(way.tests).env("SEALANE_PREFIX", &prefix);
+        tests.args(way.tests);
+        tests.env("SEALANE_PREFIX", if way.sanitized { &sanitized } else { &prefix });
         for (name, value) in way.environment {
             tests.env(name, value);
         }
@@ -51,6 +58,7 @@ struct Way {
     name: &'static str,
     tests: &'static [&'static str],
     arguments: &'static [&'static str],
+    sanitized: bool,
     environment: &'static [(&'static str, &'static str)],
 }
 
@@ -62,12 +70,14 @@ const WAYS: [Way; 3] = [
         name: "as they are",
         tests: &["--test", "c", "--test", "installed"],
         arguments: &["--include-ignored"],
+        sanitized: false,
         environment: &[],
     },
     Way {
         name: "under AddressSanitizer and UndefinedBehaviorSanitizer",
         tests: PROGRAMS,
         arguments: &[],
+        sanitized: true,
         environment: &[("SEALANE_C_FLAGS", SANITIZE)],
     },
     Way {
@@ -75,6 +85,7 @@ const WAYS: [Way; 3] = [
         tests: PROGRAMS,
         // One at a time: Valgrind is slow, and the tests have limits.
         arguments: &["--test-threads", "1"],
+        sanitized: false,
         environment: &[(
             "SEALANE_C_RUNNER",
             "valgrind --quiet --leak-check=full --errors-for-leak-kinds=definite,indirect,possible \
@@ -83,20 +94,27 @@ const WAYS: [Way; 3] = [
     },
 ];
 
-/// `cargo cinstall` into a fresh prefix; gives it.
-fn install() -> Result<PathBuf> {
-    let here = env::current_dir().map_err(|e| e.to_string())?;
-    let (tools, place) = (here.join("target/tools"), here.join("target/capi"));
-    if !is_cargo_c(&tools) {
+/// Where the pinned cargo-c is; built at the first call.
+fn need_cargo_c(here: &Path) -> Result<PathBuf> {
+    let tools = here.join("target/tools");
+    let command = tools.join("bin/cargo-cinstall");
+    let version = Command::new(&command).arg("--version").output();
+    let number = CARGO_C.split('+').next().expect("a version");
+    if !version.is_ok_and(|out| String::from_utf8_lossy(&out.stdout).contains(number)) {
         let install = ["install", "cargo-c", "--locked", "--force", "--version", CARGO_C, "--root"];
         run(cargo(&install).arg(&tools))?;
     }
-    let _ = fs::remove_dir_all(&place);
+    Ok(command)
+}
+
+const CINSTALL: [&str; 4] = ["cinstall", "--locked", "--manifest-path", "ffi/Cargo.toml"];
+
+/// `cargo cinstall` into a fresh prefix; gives it.
+fn install(tool: &Path, place: &Path) -> Result<PathBuf> {
     let prefix = place.join("prefix");
     let cinstall = |arguments: &[&str]| {
-        let mut command = Command::new(tools.join("bin/cargo-cinstall"));
-        command.args(["cinstall", "--release", "--locked", "--manifest-path", "ffi/Cargo.toml"]);
-        run(command.args(arguments))
+        let mut command = Command::new(tool);
+        run(command.args(CINSTALL).arg("--release").args(arguments))
     };
     let (prefix_text, staged) = (prefix.display().to_string(), place.join("staged"));
     cinstall(&["--prefix", &prefix_text, "--libdir", &format!("{prefix_text}/lib")])?;
@@ -116,10 +134,22 @@ fn install() -> Result<PathBuf> {
     Ok(prefix)
 }
 
-fn is_cargo_c(tools: &Path) -> bool {
-    let version = Command::new(tools.join("bin/cargo-cinstall")).arg("--version").output();
-    let number = CARGO_C.split('+').next().expect("a version");
-    version.is_ok_and(|out| String::from_utf8_lossy(&out.stdout).contains(number))
+/// The same with every access of the library checked. The nightly compiler can; the runtime is the
+/// C compiler's, since the program is C. What is built in C (aws-lc, ring) is not instrumented.
+fn install_sanitized(tool: &Path, place: &Path) -> Result<PathBuf> {
+    let prefix = place.join("sanitized");
+    let text = prefix.display().to_string();
+    let mut command = Command::new("rustup");
+    command.args(["run", "nightly"]).arg(tool).args(CINSTALL).args(["--profile", "dev"]);
+    command.args(["--target-dir", "target/sanitized", "--prefix", &text]);
+    command.args(["--libdir", &format!("{text}/lib")]).env("RUSTFLAGS", "-Zsanitizer=address");
+    run(command)?;
+    let symbols = Command::new("nm").arg("-D").arg(prefix.join("lib/libsealane.so.0")).output();
+    let symbols = symbols.map_err(|e| format!("nm: {e}"))?;
+    match String::from_utf8_lossy(&symbols.stdout).contains(" __asan_report_store8") {
+        true => Ok(prefix),
+        false => Err("the sanitized library does not call AddressSanitizer".to_owned()),
+    }
 }
 
 fn need_packages() -> Result {

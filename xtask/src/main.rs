@@ -139,16 +139,7 @@ fn fuzz(arguments: &[String]) -> Result {
         let version = ["install", "cargo-fuzz", "--locked", "--version", CARGO_FUZZ, "--root"];
         run(cargo(&version).arg(&tools))?;
     }
-    let nightly = Command::new("rustup").args(["run", "nightly", "true"]).status();
-    if !nightly.is_ok_and(|status| status.success()) {
-        run(Command::new("rustup").args([
-            "toolchain",
-            "install",
-            "nightly",
-            "--profile",
-            "minimal",
-        ]))?;
-    }
+    need_nightly()?;
     let path = format!("{}:{}", tools.join("bin").display(), env::var("PATH").unwrap_or_default());
     for target in FUZZ_TARGETS {
         // Finds go to a throw-away corpus; the committed one grows by hand.
@@ -162,6 +153,18 @@ fn fuzz(arguments: &[String]) -> Result {
         println!("fuzz {target}: {seconds} s without a find");
     }
     Ok(())
+}
+
+/// The compiler of fuzzing and of sanitizers.
+fn need_nightly() -> Result {
+    let nightly = Command::new("rustup").args(["run", "nightly", "true"]).status();
+    match nightly.is_ok_and(|status| status.success()) {
+        true => Ok(()),
+        false => {
+            let install = ["toolchain", "install", "nightly", "--profile", "minimal"];
+            run(Command::new("rustup").args(install))
+        }
+    }
 }
 
 /// Runs one benchmark, or all of them; each ends with an error where its result is wrong.
