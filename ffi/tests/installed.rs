@@ -3,9 +3,13 @@
 #![allow(missing_docs)]
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
 
 const STRICT: [&str; 6] =
     ["-std=c99", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wpedantic", "-Werror"];
@@ -95,4 +99,54 @@ fn openssl_and_gnutls_live_in_the_same_process() {
         let needed = succeeds(Command::new("readelf").arg("-d").arg(&program));
         assert_eq!(needed.contains("libsealane.so.0"), name == "shared", "{needed}");
     }
+}
+
+/// `examples/c` copied elsewhere and built by its Makefile.
+fn examples() -> TempDir {
+    let place = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(root().join("examples/c")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "c" || e == "h") || path.ends_with("Makefile") {
+            fs::copy(&path, place.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let strict = "CFLAGS=-O2 -Wall -Wextra -Wpedantic -Werror";
+    succeeds(command("make").arg("-C").arg(place.path()).arg(strict));
+    place
+}
+
+#[test]
+#[ignore = "cargo xtask capi runs it"]
+fn the_examples_source_and_target_move_a_guest() {
+    let place = examples();
+    let secret = place.path().join("key");
+    fs::write(&secret, "5a".repeat(32)).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut target = command("timeout");
+    target.arg("60").arg(place.path().join("target")).arg("127.0.0.1:0").arg(&secret);
+    let mut target = target.args(["64", "lanes=2"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(target.stdout.take().unwrap()).lines();
+    let first = said.next().unwrap().unwrap();
+    let port = first.strip_prefix("listening at port ").unwrap_or_else(|| panic!("{first}"));
+    let mut source = command("timeout");
+    source.arg("60").arg(place.path().join("source")).arg(format!("127.0.0.1:{port}"));
+    let source = succeeds(source.arg(&secret).args(["64", "lanes=2"]));
+    let rest: Vec<_> = said.map(Result::unwrap).collect();
+    assert!(target.wait().unwrap().success(), "{rest:?}");
+    let is_guest = |line: &&str| line.starts_with("guest: ");
+    let sent = source.lines().find(is_guest).expect("the source's guest");
+    assert_eq!(rest.iter().map(String::as_str).find(is_guest), Some(sent));
+}
+
+#[test]
+#[ignore = "cargo xtask capi runs it"]
+fn the_examples_pipe_copies_its_input() {
+    let place = examples();
+    let (from, to) = (place.path().join("from"), place.path().join("to"));
+    let bytes: Vec<u8> = (0..3_000_001_u32).flat_map(u32::to_le_bytes).collect();
+    fs::write(&from, &bytes).unwrap();
+    let mut pipe = command("timeout");
+    pipe.arg("60").arg(place.path().join("pipe")).stdin(File::open(&from).unwrap());
+    assert!(pipe.stdout(File::create(&to).unwrap()).status().unwrap().success());
+    assert!(fs::read(&to).unwrap() == bytes);
 }

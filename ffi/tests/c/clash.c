@@ -50,7 +50,7 @@ static void compare(const unsigned char first[MESSAGE + TAG])
 	CHECK(memcmp(sealed, first, sizeof sealed) == 0);
 }
 
-struct end {
+struct echoing {
 	int fd;
 	const struct sealane_secret *secret;
 	const struct sealane_config *config;
@@ -58,7 +58,7 @@ struct end {
 
 static void *echo(void *argument)
 {
-	struct end *end = argument;
+	struct echoing *end = argument;
 	struct sealane_streams *streams = NULL;
 	struct sealane_stream *stream = NULL;
 	unsigned char bytes[MESSAGE];
@@ -90,7 +90,7 @@ static void all_at_once(int provider, const unsigned char first[MESSAGE + TAG])
 	CHECK(sealane_secret_generate(&secret) == 0);
 	CHECK(sealane_config_new(&config) == 0);
 	CHECK(sealane_config_set_provider(config, provider) == 0);
-	struct end far = {fds[1], secret, config};
+	struct echoing far = {fds[1], secret, config};
 	CHECK(pthread_create(&thread, NULL, echo, &far) == 0);
 	CHECK(sealane_streams_open(fds[0], SEALANE_ROLE_SOURCE, secret, config, NULL, &streams,
 	                           &stream) == 0);
