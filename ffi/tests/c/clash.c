@@ -1,10 +1,5 @@
 /* Sealane, OpenSSL and GnuTLS in one process: each seals the same message before, while and after
  * the others work, and none disturbs another. Exits 0 where all is well; prints what was not. */
-#include <pthread.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include <gnutls/crypto.h>
 #include <gnutls/gnutls.h>
 #include <openssl/evp.h>
@@ -50,71 +45,40 @@ static void compare(const unsigned char first[MESSAGE + TAG])
 	CHECK(memcmp(sealed, first, sizeof sealed) == 0);
 }
 
-struct echoing {
-	int fd;
-	const struct sealane_secret *secret;
-	const struct sealane_config *config;
-};
-
-static void *echo(void *argument)
+/* The message from one end to the other, and the others at work while it is under way. */
+static void crosses(const struct end *from, const struct end *to,
+                    const unsigned char first[MESSAGE + TAG])
 {
-	struct echoing *end = argument;
-	struct sealane_streams *streams = NULL;
-	struct sealane_stream *stream = NULL;
-	unsigned char bytes[MESSAGE];
-	ssize_t count;
-	CHECK(sealane_streams_answer(end->fd, SEALANE_ROLE_TARGET, end->secret, end->config, NULL,
-	                             &streams, &stream) == 0);
-	do {
-		struct iovec part = {bytes, sizeof bytes};
-		count = sealane_stream_readv(stream, &part, 1);
-		CHECK(count >= 0);
-		part.iov_len = (size_t)count;
-		CHECK(count == 0 || sealane_stream_writev(stream, &part, 1) == count);
-	} while (count > 0);
-	CHECK(sealane_stream_shutdown(stream, SHUT_WR) == 0);
-	sealane_stream_destroy(&stream);
-	sealane_streams_destroy(&streams);
-	return NULL;
+	unsigned char came[MESSAGE];
+	struct iovec part = {message, MESSAGE};
+	CHECK(sealane_stream_writev(from->stream, &part, 1) == MESSAGE);
+	compare(first);
+	for (size_t got = 0; got < MESSAGE;) {
+		struct iovec rest = {came + got, MESSAGE - got};
+		ssize_t count = sealane_stream_readv(to->stream, &rest, 1);
+		CHECK(count > 0);
+		got += (size_t)count;
+	}
+	CHECK(memcmp(came, message, MESSAGE) == 0);
 }
 
 static void all_at_once(int provider, const unsigned char first[MESSAGE + TAG])
 {
-	int fds[2];
-	pthread_t thread;
+	struct end near, far;
 	struct sealane_secret *secret = NULL;
 	struct sealane_config *config = NULL;
-	struct sealane_streams *streams = NULL;
-	struct sealane_stream *stream = NULL;
-	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
 	CHECK(sealane_secret_generate(&secret) == 0);
 	CHECK(sealane_config_new(&config) == 0);
 	CHECK(sealane_config_set_provider(config, provider) == 0);
-	struct echoing far = {fds[1], secret, config};
-	CHECK(pthread_create(&thread, NULL, echo, &far) == 0);
-	CHECK(sealane_streams_open(fds[0], SEALANE_ROLE_SOURCE, secret, config, NULL, &streams,
-	                           &stream) == 0);
+	connect_ends(&near, &far, secret, config);
 	for (int round = 0; round < ROUNDS; round++) {
-		unsigned char back[MESSAGE];
-		struct iovec part = {message, MESSAGE};
-		CHECK(sealane_stream_writev(stream, &part, 1) == MESSAGE);
-		compare(first);
-		for (size_t got = 0; got < MESSAGE;) {
-			struct iovec rest = {back + got, MESSAGE - got};
-			ssize_t count = sealane_stream_readv(stream, &rest, 1);
-			CHECK(count > 0);
-			got += (size_t)count;
-		}
-		CHECK(memcmp(back, message, MESSAGE) == 0);
+		crosses(&near, &far, first);
+		crosses(&far, &near, first);
 	}
-	CHECK(sealane_stream_shutdown(stream, SHUT_WR) == 0);
-	pthread_join(thread, NULL);
-	sealane_stream_destroy(&stream);
-	sealane_streams_destroy(&streams);
+	destroy_end(&near);
+	destroy_end(&far);
 	sealane_config_destroy(&config);
 	sealane_secret_destroy(&secret);
-	close(fds[0]);
-	close(fds[1]);
 }
 
 int main(void)
