@@ -2,14 +2,19 @@
  * Sealane: moves a running virtual machine from host to host, sealed. See sealane(3).
  *
  * Functions return 0 or a count, or a negative number: -errno, or one of the SEALANE_E_ numbers
- * with a minus; sealane_last_error() then says more. Handles are made by one function and
- * destroyed by another, which nulls the pointer. After fork a handle is the parent's: the child's
- * calls return -SEALANE_E_FORKED, and a child that does not exec keeps the sockets open. A handle is
+ * with a minus; sealane_last_error() then says more. -EINVAL means that nothing was done.
+ *
+ * Handles are made by one function and destroyed by another, which nulls the pointer. A handle is
  * alive from the function that made it until it is destroyed, which nobody does while another
- * thread is in a call with it. Strings end with a zero and are UTF-8. -EINVAL means that nothing
- * was done. Bytes that are written do not change during the call. Threads of the library take no
- * signals. The library prints nothing, reads no environment variable, and
- * sets no signal.
+ * thread is in a call with it. What a handle's type says of threads holds for each function that
+ * takes it; functions without a handle may be called by any thread. After fork a handle is the
+ * parent's: the child's calls return -SEALANE_E_FORKED, and a child that does not exec keeps the
+ * sockets open.
+ *
+ * Strings end with a zero and are UTF-8. Bytes that are written do not change during the call.
+ * Threads of the library take no signals. The library prints nothing and sets no signal. Of the
+ * environment two of its parts read a variable each: aws-lc OPENSSL_ia32cap when it is loaded, Rust's
+ * standard library RUST_MIN_STACK when the first thread starts.
  *
  * Made by cbindgen from the Rust sources: change those.
  */
@@ -133,14 +138,16 @@ struct sealane_config;
 // A handshake under way. Any thread may use it.
 struct sealane_handshake;
 
-// Authenticated connections of a migration, until a source or a target takes them.
+// Authenticated connections of a migration, until a source or a target takes them. Any thread may
+// use it.
 struct sealane_lanes;
 
 // Waits at an address for the other end. One thread at a time waits; another waits for it.
 struct sealane_listener;
 
 // Memory of a guest that both ends know by the same name. It may be destroyed once the call that
-// took it has returned; the memory behind it stays in use until the migration has ended.
+// took it has returned; the memory behind it stays in use until the migration has ended. Any
+// thread may use it.
 struct sealane_region;
 
 // What both ends hold, for one migration. Any thread may use it, and it may be destroyed once

@@ -16,7 +16,8 @@ use crate::{Failure, sealane_canceller, sealane_config, sealane_secret};
 pub struct sealane_listener(Handle<Mutex<Listener>>);
 opaque!(sealane_listener, Mutex<Listener>);
 
-/// Authenticated connections of a migration, until a source or a target takes them.
+/// Authenticated connections of a migration, until a source or a target takes them. Any thread may
+/// use it.
 pub struct sealane_lanes(Handle<Mutex<Option<Lanes>>>);
 opaque!(sealane_lanes, Mutex<Option<Lanes>>);
 

@@ -11,7 +11,8 @@ use crate::fence::{Handle, Outcome, argument, call, destroy, give, int, opaque, 
 use crate::streams::duplicate;
 
 /// Memory of a guest that both ends know by the same name. It may be destroyed once the call that
-/// took it has returned; the memory behind it stays in use until the migration has ended.
+/// took it has returned; the memory behind it stays in use until the migration has ended. Any
+/// thread may use it.
 pub struct sealane_region(Handle<Region>);
 opaque!(sealane_region, Region);
 
