@@ -142,7 +142,8 @@ struct sealane_handshake;
 // use it.
 struct sealane_lanes;
 
-// Waits at an address for the other end. One thread at a time waits; another waits for it.
+// Waits at an address for the other end. One thread at a time waits; another waits for it. Its
+// port can be asked for meanwhile.
 struct sealane_listener;
 
 // Memory of a guest that both ends know by the same name. It may be destroyed once the call that

@@ -12,9 +12,16 @@ use crate::fence::{
 use crate::streams::{cancel, role_of};
 use crate::{Failure, sealane_canceller, sealane_config, sealane_secret};
 
-/// Waits at an address for the other end. One thread at a time waits; another waits for it.
-pub struct sealane_listener(Handle<Mutex<Listener>>);
-opaque!(sealane_listener, Mutex<Listener>);
+/// Waits at an address for the other end. One thread at a time waits; another waits for it. Its
+/// port can be asked for meanwhile.
+pub struct sealane_listener(Handle<Listening>);
+opaque!(sealane_listener, Listening);
+
+/// A listener, and what can be known of it while a thread waits.
+pub struct Listening {
+    port: u16,
+    listener: Mutex<Listener>,
+}
 
 /// Authenticated connections of a migration, until a source or a target takes them. Any thread may
 /// use it.
@@ -37,8 +44,9 @@ pub unsafe extern "C" fn sealane_listener_bind(
         place(out)?;
         // SAFETY: `address` as this function's.
         let listener = Listener::bind(unsafe { text("an address", address) }?)?;
+        let port = listener.local_address()?.port();
         // SAFETY: not null, and may be written by the caller's word.
-        unsafe { give(out, Mutex::new(listener)) };
+        unsafe { give(out, Listening { port, listener: Mutex::new(listener) }) };
         Ok(0)
     }))
 }
@@ -53,7 +61,7 @@ pub unsafe extern "C" fn sealane_listener_bind(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sealane_listener_port(listener: *const sealane_listener) -> c_int {
     // SAFETY: as this function's.
-    int(unsafe { with(listener, |listener| Ok(lock(listener).local_address()?.port().into())) })
+    int(unsafe { with(listener, |listening| Ok(listening.port.into())) })
 }
 
 /// Destroys a listener and nulls the pointer. NULL, and a pointer to NULL, are no error.
@@ -122,11 +130,11 @@ pub unsafe extern "C" fn sealane_lanes_accept(
 ) -> c_int {
     // SAFETY: as this function's.
     int(unsafe {
-        with(listener, |listener| {
+        with(listener, |listening| {
             place(out)?;
             let (secret, config) = (argument(secret)?, crate::config::settings(config)?);
             let (role, cancel) = (role_of(role)?, cancel(canceller)?);
-            let lanes = lock(listener).accept(role, secret, &config, &cancel)?;
+            let lanes = lock(&listening.listener).accept(role, secret, &config, &cancel)?;
             give(out, Mutex::new(Some(lanes)));
             Ok(0)
         })

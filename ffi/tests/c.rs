@@ -3,7 +3,7 @@
 
 mod program;
 
-use program::{command, compile, engines};
+use program::{command, compile, engines, root};
 
 /// Runs a C program with each engine. It prints what it skipped and nothing else: neither does the
 /// library.
@@ -37,6 +37,54 @@ fn a_guest_moves_and_every_mistake_is_an_error() {
 #[test]
 fn after_a_fork_handles_are_the_parents() {
     run("fork.c");
+}
+
+#[test]
+fn the_other_end_and_who_stands_between_bring_about_every_error() {
+    run("errors.c");
+}
+
+#[test]
+fn eight_threads_and_threads_that_share_a_stream() {
+    run("threads.c");
+}
+
+#[test]
+fn every_function_is_called_and_every_error_is_expected() {
+    let header = std::fs::read_to_string(root().join("include/sealane.h")).unwrap();
+    let programs = std::fs::read_dir(root().join("ffi/tests/c")).unwrap();
+    let programs: String = programs
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|kind| kind == "c" || kind == "h"))
+        .map(|path| without_comments(&std::fs::read_to_string(path).unwrap()))
+        .collect();
+    let declared: Vec<_> = header.lines().filter_map(function_of).collect();
+    let errors = header.lines().filter_map(|line| {
+        line.strip_prefix("#define ")?.split(' ').next().filter(|n| n.starts_with("SEALANE_E_"))
+    });
+    let errors: Vec<_> = errors.collect();
+    assert!(declared.len() > 80 && errors.len() > 10, "{declared:?} {errors:?}");
+    let uncalled = declared.iter().filter(|name| !programs.contains(&format!("{name}(")));
+    assert_eq!(uncalled.collect::<Vec<_>>(), [&""; 0], "no C program calls these");
+    let unexpected = errors.iter().filter(|name| !programs.contains(&format!("-{name}")));
+    // ffi/tests/c/errors.c says why.
+    assert_eq!(unexpected.collect::<Vec<_>>(), [&"SEALANE_E_PANIC"], "no C program expects these");
+}
+
+/// The function that a line of the header declares: `int sealane_x(..`, `const char *sealane_y(..`.
+fn function_of(line: &str) -> Option<&str> {
+    if line.starts_with(['/', '#', ' ']) || line.starts_with("typedef") {
+        return None;
+    }
+    let before = line.split_once('(')?.0;
+    let name = before.rsplit([' ', '*']).next()?;
+    name.starts_with("sealane_").then_some(name)
+}
+
+fn without_comments(program: &str) -> String {
+    let mut parts = program.split("/*");
+    let code = parts.next().unwrap_or_default().to_owned();
+    parts.fold(code, |code, part| code + part.split_once("*/").map_or("", |(_, after)| after))
 }
 
 #[test]

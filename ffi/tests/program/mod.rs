@@ -2,7 +2,7 @@
 //!
 //! Against the library that the cargo of the tests builds; or, where `SEALANE_PREFIX` is set,
 //! against the copy that is installed there, as `pkg-config` describes it. Then `SEALANE_C_FLAGS`
-//! are more flags of the compiler, and `SEALANE_C_RUNNER` is what runs the programs (`valgrind ..`),
+//! are more flags of the compiler, and `SEALANE_C_RUNNER` is what runs the programs (`valgrind`),
 //! which then use the engine of system calls: few tools know io_uring.
 
 use std::path::{Path, PathBuf};
