@@ -6,6 +6,7 @@
 //! out of [`Engine::complete`], or of the next send, and leaves the others alone. Whoever shuts the
 //! socket down wakes an engine that waits for it.
 
+mod exit;
 mod probe;
 mod ready;
 mod syscalls;
@@ -22,6 +23,7 @@ use crate::buffer::{Pool, Slot};
 use crate::config::{EngineChoice, ZeroCopy};
 use crate::error::{Error, Result, SystemError};
 
+pub use exit::exit_status;
 pub use probe::{MemoryLock, Operation, Probe, lane_locked_bytes};
 pub use ready::{Level, UNSENT_BYTES_MAX, send_room_bytes, set_unsent_limit};
 

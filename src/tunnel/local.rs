@@ -18,6 +18,7 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::cancel::Canceller;
+use crate::engine;
 use crate::error::{Error, Result, SystemError};
 
 /// Connections that may wait to be accepted; a hypervisor opens one for each of its channels.
@@ -274,11 +275,12 @@ impl Process {
 
     /// Whether its sockets ended because it was killed or failed: looked at as soon as one has. Its
     /// sockets are closed on its way out, so a process that closed one itself still lives, or ends
-    /// with success. Where its exit code may not be read (another user's) it counts as a success.
+    /// with success. Where that cannot be known (another user's exit code; waited for on Linux
+    /// before 6.15) it counts as a success: the target's end sees what became of the guest.
     pub(super) fn died(&self) -> bool {
         match self.stat() {
             Some(stat) => stat.is_exiting && stat.exit_code != 0,
-            None => self.is_gone(),
+            None => engine::exit_status(&self.descriptor).is_some_and(|status| status != 0),
         }
     }
 
@@ -317,6 +319,8 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
+
+    use rustix::process::PidfdFlags;
 
     #[test]
     fn a_listener_is_its_owners_alone_and_removes_its_own_file_only() {
@@ -369,22 +373,27 @@ mod tests {
         let ours = Process::behind(&near.into()).unwrap();
         assert_eq!(ours.id(), std::process::id() as i32);
         assert!(!ours.has_ended());
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let id = rustix::process::Pid::from_child(&child);
-        let flags = rustix::process::PidfdFlags::empty();
-        let descriptor = rustix::process::pidfd_open(id, flags).unwrap();
-        let process = Process { id: child.id() as i32, descriptor };
-        assert!(!process.has_ended());
-        assert!(!process.died());
+        let (mut child, process) = run("exec sleep 60");
+        assert!(!process.has_ended() && !process.died());
         child.kill().unwrap();
         assert!(process.ends() && process.died());
         child.wait().unwrap();
-        assert!(process.ends() && process.died());
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        let id = rustix::process::Pid::from_child(&child);
-        let descriptor = rustix::process::pidfd_open(id, flags).unwrap();
-        let process = Process { id: child.id() as i32, descriptor };
+        // Nobody knows its end any more, or the kernel does.
+        let is_kept = engine::exit_status(&process.descriptor).is_some();
+        assert!(process.ends() && process.died() == is_kept);
+        let (mut child, process) = run("exit 0");
         assert!(process.ends() && !process.died(), "it ended with success");
         child.wait().unwrap();
+        assert!(process.ends() && !process.died(), "it ended with success and was waited for");
+        let (mut child, process) = run("exit 1");
+        child.wait().unwrap();
+        assert!(process.ends() && process.died() == is_kept);
+    }
+
+    fn run(program: &str) -> (std::process::Child, Process) {
+        let child = std::process::Command::new("sh").args(["-c", program]).spawn().unwrap();
+        let id = rustix::process::Pid::from_child(&child);
+        let descriptor = rustix::process::pidfd_open(id, PidfdFlags::empty()).unwrap();
+        (child, Process { id: id.as_raw_nonzero().get(), descriptor })
     }
 }
