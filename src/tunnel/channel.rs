@@ -10,8 +10,9 @@
 
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use super::ChannelStatistics;
 use super::control::protocol;
@@ -25,6 +26,9 @@ use crate::lane::{Lane, Sender, StreamEvent, StreamReceiver, blame};
 use crate::seal::{Opener, Sealer};
 use crate::wire::{Control, Role};
 
+/// How often a wait for the network looks whether the channel was cut.
+const TICK: Duration = Duration::from_millis(20);
+
 pub(super) struct Channel {
     number: u16,
     name: Arc<str>,
@@ -32,6 +36,7 @@ pub(super) struct Channel {
     process: Option<Process>,
     /// The hypervisor's socket and the lane's, until both directions have ended.
     sockets: Mutex<Option<[Arc<OwnedFd>; 2]>>,
+    is_cut: AtomicBool,
     out_bytes: AtomicU64,
     into_bytes: AtomicU64,
     open_halves: AtomicU8,
@@ -57,6 +62,7 @@ impl Channel {
             name: format!("channel {number} at {place}").into(),
             process,
             sockets: Mutex::new(Some([Arc::clone(&local), Arc::clone(&socket)])),
+            is_cut: AtomicBool::new(false),
             out_bytes: AtomicU64::new(0),
             into_bytes: AtomicU64::new(0),
             open_halves: AtomicU8::new(2),
@@ -97,6 +103,7 @@ impl Channel {
     /// Ends both connections under its threads. The lane first: an end of the local socket that
     /// is our own doing must not be told as the hypervisor's.
     pub(super) fn cut(&self) {
+        self.is_cut.store(true, Ordering::Release);
         if let Some([local, lane]) = &*lock(&self.sockets) {
             engine::shutdown(lane);
             engine::shutdown(local);
@@ -153,7 +160,7 @@ impl Channel {
         let mut bytes = 0;
         let mut at_end = false;
         while !at_end {
-            let slot = free_slot(sender)?;
+            let slot = self.free_slot(sender)?;
             sender.fill(slot, 0, Until::Some)?;
             let (mut slot, mut used) = filled(sender)?;
             at_end = used == Some(0);
@@ -172,7 +179,7 @@ impl Channel {
             }
             // Sealed while the kernel may still take the frame before.
             let sealed = sender.seal_stream(slot, frame_bytes)?;
-            taken(sender)?;
+            self.taken(sender)?;
             sender.send_sealed(sealed)?;
             bytes += frame_bytes as u64;
             self.out_bytes.store(bytes, Ordering::Relaxed);
@@ -181,11 +188,40 @@ impl Channel {
         if let Some(process) = self.process.as_ref().filter(|process| process.died()) {
             return Err(died(&self.name, process.id()));
         }
-        let slot = free_slot(sender)?;
-        taken(sender)?;
+        let slot = self.free_slot(sender)?;
+        self.taken(sender)?;
         let frames = sender.frames();
         sender.send_control(slot, Control::StreamEnd { frames, bytes }, &[])?;
-        taken(sender)
+        self.taken(sender)
+    }
+
+    /// A free slot, as soon as the network gives one back.
+    fn free_slot(&self, sender: &mut Sender) -> Result<Slot> {
+        loop {
+            match sender.take_slot() {
+                Some(slot) => return Ok(slot),
+                None => self.wait(sender)?,
+            }
+        }
+    }
+
+    /// Waits until the kernel has what was sent.
+    fn taken(&self, sender: &mut Sender) -> Result<()> {
+        while !sender.can_send() {
+            self.wait(sender)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the network. A cut ends that: it does not wake a wait for the slots of zero-copy
+    /// sends, which the kernel keeps for as long as it sends again to a host that hangs.
+    fn wait(&self, sender: &mut Sender) -> Result<()> {
+        let done = sender.step(Some(Instant::now() + TICK))?;
+        if done.is_none() && self.is_cut.load(Ordering::Acquire) {
+            let lane = format!("lane {}", self.number);
+            return Err(SystemError::from_errno("send", lane, libc::EPIPE).into());
+        }
+        Ok(())
     }
 
     /// What the other hypervisor wrote goes to this one, until it ended.
@@ -276,24 +312,6 @@ fn died(channel: &str, process: i32) -> Error {
         .into()
 }
 
-/// A free slot, as soon as the network gives one back.
-fn free_slot(sender: &mut Sender) -> Result<Slot> {
-    loop {
-        match sender.take_slot() {
-            Some(slot) => return Ok(slot),
-            None => sender.step(None)?,
-        };
-    }
-}
-
-/// Waits until the kernel has what was sent.
-fn taken(sender: &mut Sender) -> Result<()> {
-    while !sender.can_send() {
-        sender.step(None)?;
-    }
-    Ok(())
-}
-
 /// What the last [`Sender::fill`] came to: bytes, 0 at the end; none where nothing was there.
 fn filled(sender: &mut Sender) -> Result<(Slot, Option<usize>)> {
     loop {
@@ -302,5 +320,77 @@ fn filled(sender: &mut Sender) -> Result<(Slot, Option<usize>)> {
             Some(Done::Empty { slot }) => return Ok((slot, None)),
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
+
+    use nix::sys::socket::{setsockopt, sockopt};
+
+    use super::*;
+    use crate::config::EngineChoice;
+    use crate::seal::{Direction, KeyLimits, Provider, SessionSecret};
+
+    const FRAME_BYTES: usize = 64 << 10;
+
+    fn sealer() -> Sealer {
+        let secret = SessionSecret::new(b"a", b"b");
+        let secret = secret.lane_secret(Direction::FromSource, 1, 0, &[0; 32], &[0; 32]);
+        Sealer::new(Provider::AwsLc, secret, KeyLimits::default(), 1)
+    }
+
+    /// Fills a lane whose other end takes nothing, cuts it, and waits for a slot.
+    fn cut_while_the_network_holds_all() -> Error {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        setsockopt(&listener, sockopt::RcvBuf, &4096).unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        setsockopt(&near, sockopt::SndBuf, &(4 * FRAME_BYTES)).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        let lane: Arc<OwnedFd> = Arc::new(near.into());
+        let local: Arc<OwnedFd> = Arc::new(UnixStream::pair().unwrap().0.into());
+        let channel = Channel {
+            number: 1,
+            name: "channel 1".into(),
+            process: None,
+            sockets: Mutex::new(Some([Arc::clone(&local), Arc::clone(&lane)])),
+            is_cut: AtomicBool::new(false),
+            out_bytes: AtomicU64::new(0),
+            into_bytes: AtomicU64::new(0),
+            open_halves: AtomicU8::new(2),
+            figures: Mutex::default(),
+        };
+        let pool = Pool::new(2, FRAME_BYTES).unwrap();
+        let engine = engine::open(&EngineSetup {
+            choice: EngineChoice::Uring,
+            zero_copy: ZeroCopy::Auto,
+            sqpoll: false,
+            pool: &pool,
+            register: true,
+            callers: Callers::One,
+            from: channel.local_endpoint(local),
+            to: Endpoint::of_lane(lane, 1),
+        });
+        let mut sender = Sender::new(engine.unwrap(), pool, sealer(), 1);
+        for _ in 0..2 {
+            let slot = channel.free_slot(&mut sender).unwrap();
+            let sealed = sender.seal_stream(slot, FRAME_BYTES).unwrap();
+            sender.send_sealed(sealed).unwrap();
+            channel.taken(&mut sender).unwrap();
+        }
+        channel.cut();
+        let error = channel.free_slot(&mut sender).err().unwrap();
+        drop(far); // now they come back
+        channel.blame(error, sender.frames())
+    }
+
+    #[test]
+    fn a_cut_ends_a_wait_for_slots_that_the_network_holds() {
+        let (told, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || told.send(cut_while_the_network_holds_all().to_string()));
+        let error = ended.recv_timeout(Duration::from_secs(10)).expect("it waits");
+        assert!(error.contains("lane 1: the other end closed the connection"), "{error}");
     }
 }
