@@ -32,10 +32,35 @@ struct end {
 	int result;
 };
 
+/* What `run_tests` hands to its thread. */
+struct tests {
+	void (*run)(int engine, const char *place);
+	int engine;
+	const char *place;
+};
+
 static inline int engine_of(int count, char **arguments)
 {
 	CHECK(count >= 3 && strncmp(arguments[2], "engine=", 7) == 0);
 	return strcmp(arguments[2] + 7, "uring") == 0 ? SEALANE_ENGINE_URING : SEALANE_ENGINE_SYSCALLS;
+}
+
+static inline void *tests_thread(void *argument)
+{
+	struct tests *tests = argument;
+	tests->run(tests->engine, tests->place);
+	return NULL;
+}
+
+/* All of a program, in a thread that ends: what the library keeps for a thread is freed then, and
+ * for the first thread of a program never. */
+static inline int run_tests(int count, char **arguments, void (*run)(int engine, const char *place))
+{
+	struct tests tests = {run, engine_of(count, arguments), arguments[1]};
+	pthread_t thread;
+	CHECK(pthread_create(&thread, NULL, tests_thread, &tests) == 0);
+	pthread_join(thread, NULL);
+	return 0;
 }
 
 static inline struct sealane_config *new_config(int engine)

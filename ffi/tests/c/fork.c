@@ -9,9 +9,6 @@
 
 #include "check.h"
 
-/* Where a child keeps what it may not free, so that a leak checker finds it. */
-static void *kept[16];
-
 struct handles {
 	int engine;
 	struct end near, far;
@@ -57,10 +54,14 @@ static void all_are_the_parents(struct handles *all)
 	CHECK(sealane_secret_write_new(all->secret, "/") == -SEALANE_E_FORKED);
 	CHECK(sealane_canceller_cancel(all->canceller) == -SEALANE_E_FORKED);
 	CHECK(sealane_listener_port(all->listener) == -SEALANE_E_FORKED);
-	void *own[] = {all->near.stream, all->far.stream, all->near.streams, all->far.streams,
-	               all->config,      all->secret,     all->canceller,    all->listener};
-	memcpy(kept, own, sizeof own);
 	destroy_handles(all);
+}
+
+/* A child ends well. It may not free what is the parent's: after an exec that is no leak. */
+static void leave(void)
+{
+	execlp("true", "true", (char *)NULL);
+	_exit(127);
 }
 
 static void child_ends_well(pid_t child)
@@ -81,7 +82,7 @@ static void a_child_has_nothing(int engine, pid_t (*make)(void))
 	pid_t child = make();
 	if (child == 0) {
 		all_are_the_parents(&all);
-		_exit(0);
+		leave();
 	}
 	child_ends_well(child);
 	byte_crosses(all.near.stream, all.far.stream, 42);
@@ -97,7 +98,6 @@ static void a_child_has_its_own(int engine)
 		new_handles(&all);
 		/* The child's first handles make none of the parent's its own. */
 		CHECK(sealane_config_set_lanes(parents, 2) == -SEALANE_E_FORKED);
-		kept[0] = parents;
 		/* It is a parent itself. */
 		pid_t grandchild = fork();
 		if (grandchild == 0) {
@@ -105,12 +105,12 @@ static void a_child_has_its_own(int engine)
 			CHECK(sealane_canceller_new(&own) == 0);
 			all_are_the_parents(&all);
 			sealane_canceller_destroy(&own);
-			_exit(0);
+			leave();
 		}
 		child_ends_well(grandchild);
 		byte_crosses(all.near.stream, all.far.stream, 43);
 		destroy_handles(&all);
-		_exit(0);
+		leave();
 	}
 	child_ends_well(child);
 	CHECK(sealane_config_set_lanes(parents, 2) == 0);
@@ -139,15 +139,15 @@ static void a_child_with_its_parents_process_id(int engine)
 			if (second == 0) {
 				CHECK(getpid() == 1);
 				all_are_the_parents(&all);
-				_exit(0);
+				leave();
 			}
 			child_ends_well(second);
 			byte_crosses(all.near.stream, all.far.stream, 44);
 			destroy_handles(&all);
-			_exit(0);
+			leave();
 		}
 		child_ends_well(first);
-		_exit(0);
+		leave();
 	}
 	int status = -1;
 	CHECK(between > 0 && waitpid(between, &status, 0) == between && WIFEXITED(status));
@@ -157,12 +157,16 @@ static void a_child_with_its_parents_process_id(int engine)
 		CHECK(status == 0);
 }
 
-int main(int count, char **arguments)
+static void tests(int engine, const char *place)
 {
-	int engine = engine_of(count, arguments);
 	a_child_has_its_own(engine);
 	a_child_has_nothing(engine, fork);
 	a_child_has_nothing(engine, clone_without_handlers);
 	a_child_with_its_parents_process_id(engine);
-	return 0;
+	(void)place;
+}
+
+int main(int count, char **arguments)
+{
+	return run_tests(count, arguments, tests);
 }

@@ -341,10 +341,10 @@ static void it_says_what_it_does_where_asked(const struct sealane_secret *secret
 	CHECK(level < SEALANE_LOG_INFO || log.lines[SEALANE_LOG_INFO] > 0);
 }
 
-int main(int count, char **arguments)
+static void tests(int engine, const char *place)
 {
 	const int levels[] = {SEALANE_LOG_DEBUG, SEALANE_LOG_INFO, SEALANE_LOG_WARNING, 0};
-	struct sealane_config *config = new_config(engine_of(count, arguments));
+	struct sealane_config *config = new_config(engine);
 	struct sealane_secret *secret = NULL;
 	CHECK(sealane_config_set_lanes(config, 2) == 0);
 	CHECK(sealane_config_set_frame_bytes(config, 65536) == 0);
@@ -358,5 +358,10 @@ int main(int count, char **arguments)
 	}
 	sealane_secret_destroy(&secret);
 	sealane_config_destroy(&config);
-	return 0;
+	(void)place;
+}
+
+int main(int count, char **arguments)
+{
+	return run_tests(count, arguments, tests);
 }

@@ -12,6 +12,9 @@
 
 #include "check.h"
 
+/* What is to be done, and the port of the other end. */
+static const char *what, *port;
+
 static const char STATE[] = "registers of a guest in C";
 
 static int open_file(const char *place, const char *name, int flags)
@@ -34,7 +37,7 @@ static struct sealane_region *new_region(const char *place, const char *name)
 	return region;
 }
 
-static void source(const char *place, const char *port, const struct sealane_secret *secret,
+static void source(const char *place, const struct sealane_secret *secret,
                    const struct sealane_config *config)
 {
 	struct sealane_region *region = new_region(place, "near");
@@ -115,24 +118,29 @@ static void stream(int connected, const struct sealane_secret *secret,
 	sealane_streams_destroy(&streams);
 }
 
-int main(int count, char **arguments)
+static void tests(int engine, const char *place)
 {
-	struct sealane_config *config = new_config(engine_of(count, arguments));
+	struct sealane_config *config = new_config(engine);
 	struct sealane_secret *secret = NULL;
 	char path[4096];
-	CHECK(count >= 4);
-	const char *place = arguments[1], *what = arguments[3];
 	CHECK(sealane_config_set_frame_bytes(config, 131072) == 0);
 	CHECK(sealane_config_set_lanes(config, 2) == 0);
 	snprintf(path, sizeof path, "%s/secret", place);
 	CHECK(sealane_secret_read(path, &secret) == 0);
-	if (strcmp(what, "source") == 0 && count == 5)
-		source(place, arguments[4], secret, config);
+	if (strcmp(what, "source") == 0)
+		source(place, secret, config);
 	else if (strcmp(what, "target") == 0)
 		target(place, secret, config);
 	else
 		stream(strcmp(what, "connected") == 0, secret, config);
 	sealane_secret_destroy(&secret);
 	sealane_config_destroy(&config);
-	return 0;
+}
+
+int main(int count, char **arguments)
+{
+	CHECK(count >= 4);
+	what = arguments[3];
+	port = count > 4 ? arguments[4] : "";
+	return run_tests(count, arguments, tests);
 }

@@ -317,9 +317,8 @@ static void doctor_looks(int engine)
 	CHECK(sealane_doctor_run(&doctor) == -EINVAL);
 }
 
-int main(int count, char **arguments)
+static void tests(int engine, const char *place)
 {
-	int engine = engine_of(count, arguments);
 	struct sealane_config *config = NULL;
 	struct sealane_secret *secret = NULL, *read_back = NULL;
 	char path[4096];
@@ -337,7 +336,7 @@ int main(int count, char **arguments)
 	more_streams_and_readiness(secret, config);
 	handshakes_wait_elsewhere(secret, config);
 	doctor_looks(engine);
-	snprintf(path, sizeof path, "%s/secret", arguments[1]);
+	snprintf(path, sizeof path, "%s/secret", place);
 	CHECK(sealane_secret_write_new(secret, path) == 0);
 	CHECK(stat(path, &found) == 0 && (found.st_mode & 0777) == 0600);
 	CHECK(sealane_secret_write_new(secret, path) == -EEXIST);
@@ -347,5 +346,9 @@ int main(int count, char **arguments)
 	sealane_secret_destroy(&secret);
 	sealane_config_destroy(&config);
 	CHECK(config == NULL && secret == NULL && read_back == NULL);
-	return 0;
+}
+
+int main(int count, char **arguments)
+{
+	return run_tests(count, arguments, tests);
 }

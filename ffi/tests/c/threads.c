@@ -293,14 +293,19 @@ static void two_writers_and_two_readers(const struct sealane_config *config)
 	sealane_secret_destroy(&secret);
 }
 
-int main(int count, char **arguments)
+static void tests(int engine, const char *place)
 {
-	struct sealane_config *config = new_config(engine_of(count, arguments));
+	struct sealane_config *config = new_config(engine);
 	CHECK(sealane_config_set_frame_bytes(config, 65536) == 0);
 	CHECK(sealane_config_set_lanes(config, 2) == 0);
 	eight_at_once(config);
 	a_third_ends_a_reader_and_a_writer(config);
 	two_writers_and_two_readers(config);
 	sealane_config_destroy(&config);
-	return 0;
+	(void)place;
+}
+
+int main(int count, char **arguments)
+{
+	return run_tests(count, arguments, tests);
 }
