@@ -11,18 +11,18 @@
 /* With so few pages left the guest is paused: they cross in a moment. */
 enum { PAGES_LEFT = 64, ROUNDS_MAX = 30 };
 
-/* Until the handover an error leaves the guest with this end, which lets it go on. */
+/* Until it has let go an error leaves the guest with this end. */
 static int hand_over(struct sealane_source *source)
 {
 	struct sealane_statistics statistics = {.size = sizeof statistics};
 	int result = sealane_source_hand_over(source, &statistics);
 
-	if (result == -SEALANE_E_IN_DOUBT)
-		return complain("the guest must not run here: it may run at the target");
+	if (result == -SEALANE_E_IN_DOUBT || result == -SEALANE_E_PANIC)
+		return complain("the guest must not run here, look there");
 	if (result < 0)
 		return complain("not handed over, the guest stays here");
-	printf("handed over: %" PRIu64 " bytes on the wire, %" PRIu64 " zero pages\n",
-	       statistics.wire_bytes, statistics.zero_pages);
+	printf("handed over: %" PRIu64 " bytes on the wire\n",
+	       statistics.wire_bytes);
 	return 0;
 }
 
@@ -31,12 +31,12 @@ static int migrate(struct sealane_source *source, struct guest *guest)
 	const uint64_t *bitmaps[] = {guest->dirty}; /* one a region */
 	struct sealane_round round = {.size = sizeof round};
 
-	/* All pages while the guest runs, then those that it wrote to meanwhile, and so on. */
+	/* The guest runs: all pages, then what it wrote to meanwhile. */
 	if (sealane_source_send_all(source, &round) < 0)
 		return complain("first round");
 	while (round.pages > PAGES_LEFT && round.round < ROUNDS_MAX) {
-		printf("round %" PRIu32 ": %" PRIu64 " pages in %" PRIu64 " us\n", round.round,
-		       round.pages, round.elapsed_us);
+		printf("round %" PRIu32 ": %" PRIu64 " pages, %" PRIu64 " us\n",
+		       round.round, round.pages, round.elapsed_us);
 		guest_runs(guest, round.pages / 8);
 		if (sealane_source_send_bitmaps(source, bitmaps, &round) < 0)
 			return complain("round");
@@ -45,14 +45,16 @@ static int migrate(struct sealane_source *source, struct guest *guest)
 	guest_runs(guest, PAGES_LEFT);
 	if (sealane_source_send_bitmaps(source, bitmaps, NULL) < 0)
 		return complain("last round");
-	if (sealane_source_commit(source, &guest->steps, sizeof guest->steps) < 0)
+	if (sealane_source_commit(source, &guest->steps,
+	                          sizeof guest->steps) < 0)
 		return complain("commit");
 	return hand_over(source);
 }
 
-/* Secret, lanes and region may go once the source has started: it keeps what it needs. */
-static int start(const char *address, const char *secret_file, const struct sealane_config *config,
-                 const struct guest *guest, struct sealane_source **source)
+/* What it was made of may go then: a source keeps what it needs. */
+static int start(char **arguments, const struct sealane_config *config,
+                 const struct guest *guest,
+                 struct sealane_source **source)
 {
 	struct sealane_secret *secret = NULL;
 	struct sealane_lanes *lanes = NULL;
@@ -60,14 +62,17 @@ static int start(const char *address, const char *secret_file, const struct seal
 	const struct sealane_region *regions[1];
 	int status = 0;
 
-	if (sealane_secret_read(secret_file, &secret) < 0 ||
-	    sealane_region_from_fd("ram", guest->fd, 0, guest->bytes, &ram) < 0 ||
-	    sealane_lanes_dial(address, SEALANE_ROLE_SOURCE, secret, config, NULL, &lanes) < 0) {
+	if (sealane_secret_read(arguments[2], &secret) < 0 ||
+	    sealane_region_from_fd("ram", guest->fd, 0, guest->bytes,
+	                           &ram) < 0 ||
+	    sealane_lanes_dial(arguments[1], SEALANE_ROLE_SOURCE, secret,
+	                       config, NULL, &lanes) < 0) {
 		status = complain("source");
 		goto out;
 	}
 	regions[0] = ram;
-	if (sealane_source_start(lanes, regions, 1, config, NULL, source) < 0)
+	if (sealane_source_start(lanes, regions, 1, config, NULL,
+	                         source) < 0)
 		status = complain("offer");
 out:
 	sealane_lanes_destroy(&lanes);
@@ -94,7 +99,7 @@ int main(int count, char **arguments)
 	if (status == 0)
 		guest_runs(&guest, guest.pages / 2); /* half of it is zero still */
 	if (status == 0)
-		status = start(arguments[1], arguments[2], config, &guest, &source);
+		status = start(arguments, config, &guest, &source);
 	if (status == 0)
 		status = migrate(source, &guest);
 	if (status == 0)

@@ -16,8 +16,9 @@ static int refuse(struct sealane_target *target, const char *reason)
 	return 1;
 }
 
-/* A VMM compares the offer with the machine that it was told to build. */
-static int accept_offer(struct sealane_target *target, const struct guest *guest)
+/* A VMM compares the offer with the machine that it is to build. */
+static int accept_offer(struct sealane_target *target,
+                        const struct guest *guest)
 {
 	struct sealane_region *ram = NULL;
 	const struct sealane_region *regions[1];
@@ -30,8 +31,9 @@ static int accept_offer(struct sealane_target *target, const struct guest *guest
 	if (sealane_target_offer(target, 0, name, sizeof name, &bytes) < 0)
 		return complain("offer");
 	if (strcmp(name, "ram") != 0 || bytes != guest->bytes)
-		return refuse(target, "a region ram is wanted, as large as here");
-	if (sealane_region_from_fd("ram", guest->fd, 0, guest->bytes, &ram) < 0)
+		return refuse(target, "no region ram, as large as here");
+	if (sealane_region_from_fd("ram", guest->fd, 0, guest->bytes,
+	                           &ram) < 0)
 		return complain("region");
 	regions[0] = ram;
 	if (sealane_target_accept(target, regions, 1) < 0)
@@ -43,27 +45,29 @@ static int accept_offer(struct sealane_target *target, const struct guest *guest
 static int receive(struct sealane_target *target, struct guest *guest)
 {
 	struct sealane_statistics statistics = {.size = sizeof statistics};
-	ssize_t state_bytes = sealane_target_receive(target); /* all rounds, until the commit */
+	ssize_t bytes = sealane_target_receive(target); /* all rounds */
 
-	if (state_bytes < 0)
+	if (bytes < 0)
 		return complain("receive");
-	if ((size_t)state_bytes != sizeof guest->steps)
+	if ((size_t)bytes != sizeof guest->steps)
 		return refuse(target, "a device state of another size");
-	if (sealane_target_state(target, &guest->steps, sizeof guest->steps) < 0)
+	if (sealane_target_state(target, &guest->steps,
+	                         sizeof guest->steps) < 0)
 		return complain("device state");
-	/* Whatever can fail here has to come before this: then the guest is still the source's. */
+	/* What can fail here comes before this: the source has it still. */
 	if (sealane_target_ready(target) < 0)
 		return complain("the guest stays at the source");
-	/* The source has let go: from here on the guest is this end's alone. */
+	/* The source has let go: from here on the guest is this end's. */
 	if (sealane_target_done(target, &statistics) < 0)
 		complain("the source was not told");
 	else
-		printf("taken: %" PRIu64 " bytes on the wire\n", statistics.wire_bytes);
+		printf("taken: %" PRIu64 " bytes on the wire\n",
+		       statistics.wire_bytes);
 	return 0;
 }
 
 /* Waits at an address for the source. Strangers do not end the wait. */
-static int start(const char *address, const char *secret_file, const struct sealane_config *config,
+static int start(char **arguments, const struct sealane_config *config,
                  struct sealane_target **target)
 {
 	struct sealane_secret *secret = NULL;
@@ -71,15 +75,16 @@ static int start(const char *address, const char *secret_file, const struct seal
 	struct sealane_lanes *lanes = NULL;
 	int port, status = 0;
 
-	if (sealane_secret_read(secret_file, &secret) < 0 ||
-	    sealane_listener_bind(address, &listener) < 0 ||
+	if (sealane_secret_read(arguments[2], &secret) < 0 ||
+	    sealane_listener_bind(arguments[1], &listener) < 0 ||
 	    (port = sealane_listener_port(listener)) < 0) {
 		status = complain("target");
 		goto out;
 	}
 	printf("listening at port %d\n", port);
 	fflush(stdout);
-	if (sealane_lanes_accept(listener, SEALANE_ROLE_TARGET, secret, config, NULL, &lanes) < 0 ||
+	if (sealane_lanes_accept(listener, SEALANE_ROLE_TARGET, secret,
+	                         config, NULL, &lanes) < 0 ||
 	    sealane_target_start(lanes, config, NULL, target) < 0)
 		status = complain("target");
 out:
@@ -105,7 +110,7 @@ int main(int count, char **arguments)
 	if (status == 0)
 		status = guest_new(&guest, arguments[3]);
 	if (status == 0)
-		status = start(arguments[1], arguments[2], config, &target);
+		status = start(arguments, config, &target);
 	if (status == 0)
 		status = accept_offer(target, &guest);
 	if (status == 0)

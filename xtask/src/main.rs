@@ -2,6 +2,7 @@
 
 mod capi;
 mod header;
+mod manual;
 mod qemu;
 mod tidy;
 
@@ -124,7 +125,8 @@ impl Counts {
 /// The man pages, into target/man.
 fn man() -> Result {
     std::fs::create_dir_all("target/man").map_err(|e| format!("target/man: {e}"))?;
-    run(&mut cargo(&["run", "--quiet", "--package", "sealane-cli", "--", "man", "target/man"]))
+    run(&mut cargo(&["run", "--quiet", "--package", "sealane-cli", "--", "man", "target/man"]))?;
+    manual::run()
 }
 
 /// Runs every fuzz target for so many seconds, from its corpus.
