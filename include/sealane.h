@@ -717,7 +717,8 @@ int sealane_source_commit(const struct sealane_source *source, const void *state
 // an error from before the handover. The source does nothing more. `statistics` may be NULL.
 //
 // Returns 0 once the target has taken it; -SEALANE_E_IN_DOUBT where it does not confirm: look at
-// the target before anything is started again; -SEALANE_E_CANCELLED and others from before.
+// the target before anything is started again, and so after -SEALANE_E_PANIC;
+// -SEALANE_E_CANCELLED and others from before.
 //
 // Caller: `source` is alive; `statistics` is null or as its `size` says.
 int sealane_source_hand_over(const struct sealane_source *source,

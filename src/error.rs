@@ -255,6 +255,8 @@ impl FirstError {
             Some(Error::Cancelled { .. }) | None => String::new(),
             // A peer that broke the rules or went away need not hear about it.
             Some(Error::Peer(_) | Error::Unseal { .. }) => "protocol error".to_owned(),
+            // The caller's own words.
+            Some(Error::Misuse(reason)) => reason.clone(),
             Some(error) => error.to_string(),
         }
     }

@@ -290,7 +290,8 @@ pub unsafe extern "C" fn sealane_source_commit(
 /// an error from before the handover. The source does nothing more. `statistics` may be NULL.
 ///
 /// Returns 0 once the target has taken it; -SEALANE_E_IN_DOUBT where it does not confirm: look at
-/// the target before anything is started again; -SEALANE_E_CANCELLED and others from before.
+/// the target before anything is started again, and so after -SEALANE_E_PANIC;
+/// -SEALANE_E_CANCELLED and others from before.
 ///
 /// # Safety
 ///

@@ -126,7 +126,12 @@ fn install(tool: &Path, place: &Path) -> Result<PathBuf> {
     if text.contains(&destination) || !text.contains("prefix=/usr\n") {
         return Err(format!("{} names other places than /usr:\n{text}", file.display()));
     }
-    for name in ["usr/lib64/libsealane.so.0", "usr/lib64/libsealane.a", "usr/include/sealane.h"] {
+    for name in [
+        "usr/lib64/libsealane.so.0",
+        "usr/lib64/libsealane.a",
+        "usr/include/sealane.h",
+        "usr/share/man/man3/sealane.3",
+    ] {
         if !staged.join(name).exists() {
             return Err(format!("cargo cinstall left out {name}"));
         }
