@@ -258,7 +258,7 @@ static void ends_before_the_handover(const struct sealane_secret *secret,
 	/* The target refuses, and its reason comes. */
 	lanes = dial(&far, &thread);
 	CHECK(sealane_source_start(lanes, list, 2, config, NULL, &source) == -SEALANE_E_REFUSED);
-	CHECK(strstr(sealane_last_error(), "no such guest is wanted here") && source == NULL);
+	CHECK(strstr(sealane_last_error(), "refused to go on: no such guest is wanted here") && source == NULL);
 	CHECK(sealane_source_start(lanes, list, 2, config, NULL, &source) == -EINVAL);
 	sealane_lanes_destroy(&lanes);
 	pthread_join(thread, NULL);
