@@ -11,7 +11,7 @@ use crate::buffer::Pool;
 use crate::config::{Config, PAGE_BYTES, ZeroCopy};
 use crate::engine::{self, Callers, Endpoint, Engine, EngineSetup};
 use crate::error::{Error, PeerError, Result, ended_by_peer};
-use crate::lane::{Sender, StreamEvent, StreamReceiver};
+use crate::lane::{Sender, StreamEvent, StreamReceiver, blame};
 use crate::seal::{Opener, Sealer};
 use crate::wire::{Control, reason_bytes};
 
@@ -23,7 +23,8 @@ pub(super) struct Voice(Mutex<Speaker>);
 
 struct Speaker {
     sender: Sender,
-    /// The last word was said.
+    /// END or CANCEL was said. Heartbeats follow an END until the other end has said its own, and
+    /// so may a CANCEL.
     ended: bool,
 }
 
@@ -35,8 +36,14 @@ impl Voice {
         Ok(Self(Mutex::new(Speaker { sender, ended: false })))
     }
 
+    /// That this end lives. Whether the connection does is for those to tell who read from it: they
+    /// see what the other end said before it went.
     pub(super) fn heartbeat(&self) -> Result<()> {
-        self.speaker().say(Control::Heartbeat, &[], Instant::now()).map(drop)
+        let said = self.speaker().say(Control::Heartbeat, &[], Instant::now());
+        match said.map_err(|e| blame(e, 0, 0)) {
+            Err(Error::Peer(PeerError::Closed { .. })) => Ok(()),
+            said => said.map(drop),
+        }
     }
 
     /// That every channel has ended well here.
@@ -59,8 +66,8 @@ impl Voice {
         speaker.ended = true;
     }
 
-    /// Whether the last word was said.
-    fn has_ended(&self) -> bool {
+    /// Whether END or CANCEL was said.
+    pub(super) fn has_ended(&self) -> bool {
         self.speaker().ended
     }
 
@@ -72,9 +79,6 @@ impl Voice {
 impl Speaker {
     /// Sends a frame where the kernel takes it until then; false where it does not.
     fn say(&mut self, control: Control, payload: &[u8], deadline: Instant) -> Result<bool> {
-        if self.ended {
-            return Ok(false);
-        }
         let slot = loop {
             if self.sender.can_send()
                 && let Some(slot) = self.sender.take_slot()
@@ -107,10 +111,10 @@ pub(super) fn hear(
     let (mut said, mut heard) = (Instant::now(), Instant::now());
     loop {
         match receiver.next(false, Some(said + HEARTBEAT)) {
-            // It has nothing more to say, and this end neither.
-            _ if shared.is_over() => return Ok(()),
             Ok(StreamEvent::Nothing) => {}
             Ok(StreamEvent::Control(Control::Heartbeat)) => heard = Instant::now(),
+            // Both have said their last word: how the other end goes is no failure.
+            _ if shared.is_agreed() => return Ok(()),
             Ok(StreamEvent::Cancelled(reason)) => return Err(ended_by_peer(&reason)),
             Ok(StreamEvent::End) => {
                 shared.set_peer_ended();
@@ -123,7 +127,9 @@ pub(super) fn hear(
             Err(error) => return Err(error),
         }
         if said.elapsed() >= HEARTBEAT {
-            shared.voice.heartbeat()?;
+            if !shared.is_agreed() {
+                shared.voice.heartbeat()?;
+            }
             said = Instant::now();
         }
         if heard.elapsed() > config.peer_timeout {
@@ -155,4 +161,70 @@ fn engine(
 
 pub(super) fn protocol(text: &str) -> Error {
     PeerError::Protocol(text.to_owned()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::cancel::Canceller;
+    use crate::seal::{Direction, KeyLimits, Provider, SessionSecret};
+
+    /// One end and the voice of the other, with what each is heard by.
+    fn ends(config: &Config) -> (Arc<Shared>, Arc<OwnedFd>, Voice, Arc<OwnedFd>) {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (near, far): (Arc<OwnedFd>, Arc<OwnedFd>) =
+            (Arc::new(near.into()), Arc::new(far.into()));
+        let voice = |socket: &Arc<OwnedFd>, direction| {
+            let secret = SessionSecret::new(b"a", b"b");
+            let secret = secret.lane_secret(direction, 0, 0, &[0; 32], &[0; 32]);
+            let sealer = Sealer::new(Provider::AwsLc, secret, KeyLimits::default(), 0);
+            Voice::new(config, Arc::clone(socket), sealer).unwrap()
+        };
+        let voices = (voice(&near, Direction::FromTarget), voice(&far, Direction::FromSource));
+        let shared = Shared::new(voices.0, Arc::clone(&near), &Canceller::default()).unwrap();
+        (shared, near, voices.1, far)
+    }
+
+    fn opener() -> Opener {
+        let secret = SessionSecret::new(b"a", b"b");
+        let secret = secret.lane_secret(Direction::FromSource, 0, 0, &[0; 32], &[0; 32]);
+        Opener::new(Provider::AwsLc, secret, KeyLimits::default(), 0)
+    }
+
+    #[test]
+    fn an_end_that_goes_after_both_last_words_has_not_failed() {
+        let config = Config::default();
+        let (shared, near, peer, far) = ends(&config);
+        let heard = std::thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || hear(&shared, &Config::default(), near, opener())
+        });
+        peer.end().unwrap();
+        while !shared.peer_ended() {
+            std::thread::yield_now();
+        }
+        shared.voice.end().unwrap();
+        // No more was done here when it goes.
+        engine::shutdown(&far);
+        heard.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn heartbeats_and_a_cancel_follow_an_end() {
+        let config = Config::default();
+        let (_shared, near, peer, _far) = ends(&config);
+        let pool = Pool::new(1, PAGE_BYTES).unwrap();
+        let engine = engine(&config, &pool, near, Callers::One).unwrap();
+        let mut receiver = StreamReceiver::new(engine, pool, opener(), 0, PAGE_BYTES);
+        peer.end().unwrap();
+        peer.heartbeat().unwrap();
+        peer.cancel("a signal");
+        assert_eq!(receiver.next(false, None).unwrap(), StreamEvent::End);
+        let heartbeat = StreamEvent::Control(Control::Heartbeat);
+        assert_eq!(receiver.next(false, None).unwrap(), heartbeat);
+        let cancelled = StreamEvent::Cancelled(b"a signal".to_vec());
+        assert_eq!(receiver.next(false, None).unwrap(), cancelled);
+    }
 }

@@ -349,7 +349,7 @@ impl fmt::Debug for TunnelTarget {
 impl Drop for End {
     /// No thread outlives it, whichever way it ends.
     fn drop(&mut self) {
-        if !self.shared.peer_ended() {
+        if !self.shared.is_agreed() {
             self.shared.fail(crate::Error::Cancelled { by: crate::error::CancelledBy::Us });
         }
         let _ = self.shared.end();

@@ -23,8 +23,6 @@ pub(super) struct Shared {
     error: FirstError,
     stopped: AtomicBool,
     peer_ended: AtomicBool,
-    /// All is well and was said: what happens to lane 0 from here on is no failure.
-    over: AtomicBool,
     /// Readable since something happened that the serving thread waits for.
     changed: EventFd,
     channels: Mutex<Vec<Arc<Channel>>>,
@@ -46,7 +44,6 @@ impl Shared {
             error: FirstError::default(),
             stopped: AtomicBool::new(false),
             peer_ended: AtomicBool::new(false),
-            over: AtomicBool::new(false),
             changed,
             channels: Mutex::default(),
             threads: Mutex::default(),
@@ -124,8 +121,9 @@ impl Shared {
         self.peer_ended.load(Ordering::Acquire)
     }
 
-    pub(super) fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire)
+    /// All is well and both ends have said so.
+    pub(super) fn is_agreed(&self) -> bool {
+        self.peer_ended() && self.voice.has_ended() && !self.is_stopped()
     }
 
     /// Wakes the serving thread.
@@ -148,23 +146,30 @@ impl Shared {
         if self.is_stopped() {
             // What the other end says of it may be on its way: lane 0 is read on for a while.
             engine::shutdown_one(&self.control, Shutdown::Write);
-            let deadline = Instant::now() + GRACE;
-            while self.error.may_be_explained()
-                && Instant::now() < deadline
-                && !lock(&self.threads).iter().all(JoinHandle::is_finished)
-            {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            engine::shutdown(&self.control);
+            self.await_threads(|| self.error.may_be_explained());
         } else {
-            self.over.store(true, Ordering::Release);
-            engine::shutdown_one(&self.control, Shutdown::Read);
+            // The dialler goes when it has the listener's last word, and says that it lives until
+            // then. Closed with a heartbeat unread the connection would be reset, and a last word
+            // that the network lost not be sent again.
+            self.await_threads(|| true);
         }
+        engine::shutdown(&self.control);
         let threads = std::mem::take(&mut *lock(&self.threads));
         for thread in threads {
             let _ = thread.join(); // its alarm has told
         }
         if self.is_stopped() { Err(self.error.take()) } else { Ok(()) }
+    }
+
+    /// Waits for a while that the threads end by themselves, as long as it is wanted.
+    fn await_threads(&self, wanted: impl Fn() -> bool) {
+        let deadline = Instant::now() + GRACE;
+        while wanted()
+            && Instant::now() < deadline
+            && !lock(&self.threads).iter().all(JoinHandle::is_finished)
+        {
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 
