@@ -238,15 +238,16 @@ impl FirstError {
     pub(crate) fn note(&self, error: Error) {
         tracing::debug!(%error, "a part of the session failed");
         let mut first = self.lock();
-        let said = matches!(
-            error,
-            Error::Cancelled { by: CancelledBy::Peer } | Error::Peer(PeerError::Refused(_))
-        );
         match &*first {
-            Some(Error::Peer(PeerError::Closed { .. })) if said => *first = Some(error),
+            Some(Error::Peer(PeerError::Closed { .. })) if said(&error) => *first = Some(error),
             Some(_) => {}
             None => *first = Some(error),
         }
+    }
+
+    /// Whether it is what the other end said, which need not hear it again.
+    pub(crate) fn is_said(&self) -> bool {
+        self.lock().as_ref().is_some_and(said)
     }
 
     /// What the other end is told where this one fails.
@@ -277,6 +278,11 @@ impl FirstError {
     fn lock(&self) -> MutexGuard<'_, Option<Error>> {
         self.0.lock().expect("no panic while it is held")
     }
+}
+
+/// Whether it is the other end's word.
+fn said(error: &Error) -> bool {
+    matches!(error, Error::Cancelled { by: CancelledBy::Peer } | Error::Peer(PeerError::Refused(_)))
 }
 
 /// What a session fails with where one of its threads panicked.

@@ -120,7 +120,7 @@ fn repeat(
     }
 }
 
-/// A channel takes four descriptors at each end, and QEMU may open hundreds: up to the hard limit.
+/// A channel takes five descriptors at each end, and QEMU may open hundreds: up to the hard limit.
 fn raise_open_files() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {

@@ -34,6 +34,12 @@ pub fn connect(address: &str, config: &Config, deadline: Instant) -> Result<TcpS
         .into())
 }
 
+/// Where the connections that follow this one go: a name may mean several hosts, or another one
+/// meanwhile.
+pub fn peer_of(socket: &TcpStream, address: &str) -> String {
+    socket.peer_addr().map_or_else(|_| address.to_owned(), |peer| peer.to_string())
+}
+
 /// Options of a lane's socket (tcp(7)). Not TCP_USER_TIMEOUT: it ends connections whose window is
 /// closed, as a target's is while its disk is busy; heartbeats tell the living from the dead.
 pub(super) fn tune(socket: &impl AsFd, config: &Config) -> Result<()> {

@@ -12,7 +12,7 @@ use super::connect::tune;
 use super::{Session, Shake, Use, wait};
 use crate::cancel::Canceller;
 use crate::config::Config;
-use crate::error::{Result, SystemError};
+use crate::error::{Error, PeerError, Result, SystemError};
 use crate::lane::Lane;
 use crate::trust::{self, OneTimeSecret};
 use crate::wire::{DIALLER_HELLO_BYTES, DiallerHello, OpenReply, Refusal, Role};
@@ -84,8 +84,9 @@ impl Listener {
         Ok(address.map_err(|e| SystemError::from_io("getsockname", "listener", &e))?)
     }
 
-    /// Waits for a peer that holds the secret and opens a session. Strangers get no answer and do
-    /// not end the wait; only `cancel` does. `secret` is asked for each that may be the peer.
+    /// Waits for a peer that holds the secret and opens a session. Strangers get no answer, and a
+    /// peer with another role or use is told so; neither ends the wait, only `cancel` does.
+    /// `secret` is asked for each that may be the peer.
     ///
     /// # Errors
     ///
@@ -113,8 +114,15 @@ impl Listener {
             let secret = secret()?;
             let Some(listener) = self.verified(&secret, &message, &clear, &noise) else { continue };
             let shake = Shake::begin(role, purpose, config, cancel);
-            if let Some((session, lane)) = shake.answer(socket, &hello, listener, &secret)? {
-                return Ok((session, lane, secret));
+            match shake.answer(socket, &hello, listener, &secret) {
+                Ok(Some((session, lane))) => return Ok((session, lane, secret)),
+                Ok(None) => {}
+                // It was told so. It may be a message of somebody's mistake that was recorded and
+                // is sent again: the peer may come yet.
+                Err(error @ Error::Peer(PeerError::Refused(_))) => {
+                    tracing::warn!(%error, "listening on");
+                }
+                Err(error) => return Err(error),
             }
         }
     }

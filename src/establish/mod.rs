@@ -9,7 +9,7 @@ mod connect;
 mod listener;
 mod shake;
 
-pub use connect::{connect, tune_if_tcp};
+pub use connect::{connect, peer_of, tune_if_tcp};
 pub use listener::{Listener, Until};
 pub use shake::{Session, Shake, Use};
 

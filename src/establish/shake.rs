@@ -176,14 +176,16 @@ impl<'a> Shake<'a> {
     ///
     /// # Errors
     ///
-    /// [`PeerError::NotAuthenticated`].
+    /// [`PeerError::Closed`] where it is not answered: the other end, which has shown who it is,
+    /// may be giving up. [`PeerError::NotAuthenticated`] where somebody else answers.
     pub fn join(&self, session: &Session, mut socket: TcpStream, lane: u16) -> Result<Lane> {
         let (request, message) = JoinRequest::new(&session.secret, lane)?;
-        self.write(&mut socket, &message)?;
         let mut reply = [0; JOIN_REPLY_BYTES];
-        self.read(&mut socket, &mut reply)?;
+        self.write(&mut socket, &message)
+            .and_then(|()| self.read(&mut socket, &mut reply))
+            .map_err(|e| closed_in_join(e, lane))?;
         let joined = request.finish(&session.secret, &reply)?;
-        self.confirm(socket, session.keys(&joined), lane)
+        self.confirm(socket, session.keys(&joined), lane).map_err(|e| closed_in_join(e, lane))
     }
 
     /// The listener answers a join. `admits` says whether the lane may come now; it is asked
@@ -213,7 +215,7 @@ impl<'a> Shake<'a> {
             .and_then(|()| self.confirm(socket, session.keys(&joined), joined.lane));
         match lane {
             Ok(lane) => Ok(Some(lane)),
-            Err(error @ Error::Peer(_)) => {
+            Err(error @ (Error::Peer(_) | Error::Unseal { .. })) => {
                 tracing::debug!(%error, lane = joined.lane, "no CONFIRM after a join");
                 Ok(None)
             }
@@ -274,7 +276,11 @@ impl<'a> Shake<'a> {
         self.write(&mut socket, &frame)?;
         self.read(&mut socket, &mut frame)?;
         let reason = "its first sealed frame does not verify";
-        let refused = || Error::from(PeerError::NotAuthenticated { reason });
+        // Whoever joins has shown before who it is.
+        let refused = || match lane {
+            0 => Error::from(PeerError::NotAuthenticated { reason }),
+            _ => Error::Unseal { lane, frame: 0 },
+        };
         let prefix =
             Prefix::parse(*frame.first_chunk().expect("8 of 56"), 0).map_err(|_| refused())?;
         let header = opener.open_header(&mut frame, prefix).map_err(|_| refused())?;
@@ -346,6 +352,16 @@ impl<'a> Shake<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// A handshake that broke is no sign of a wrong secret in a session that is open.
+fn closed_in_join(error: Error, lane: u16) -> Error {
+    match error {
+        Error::Peer(PeerError::NotAuthenticated { .. }) => {
+            PeerError::Closed { lane, phase: "while it joined", frames: 0 }.into()
+        }
+        error => error,
     }
 }
 

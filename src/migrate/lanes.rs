@@ -3,7 +3,7 @@
 use crate::cancel::Canceller;
 use crate::config::Config;
 use crate::error::{Error, PeerError, Result};
-use crate::establish::{Listener, Session, Shake, Until, Use, connect};
+use crate::establish::{Listener, Session, Shake, Until, Use, connect, peer_of};
 use crate::lane::Lane;
 use crate::seal::Provider;
 use crate::trust::{OneTimeSecret, Spent};
@@ -63,25 +63,25 @@ pub fn dial(
     secret.check_unspent()?;
     let shake = Shake::begin(role, Use::Migration, config, cancel);
     let socket = connect(address, config, shake.deadline)?;
+    let peer = peer_of(&socket, address);
     let (session, first) = shake.open(socket, secret)?;
     let mut lanes = vec![first];
     for lane in 1..session.lanes {
-        let socket = connect(address, config, shake.deadline)?;
+        let socket = connect(&peer, config, shake.deadline)?;
         lanes.push(shake.join(&session, socket, lane)?);
     }
     Ok(Lanes::new(lanes, &session))
 }
 
 impl Listener {
-    /// Waits for a peer that holds the secret and opens all lanes. Strangers get no answer and do
-    /// not end the wait; only `cancel` does.
+    /// Waits for a peer that holds the secret and opens all lanes. Strangers get no answer, and a
+    /// peer with the wrong role, use or limits is told so; neither ends the wait, only `cancel`
+    /// does.
     ///
     /// # Errors
     ///
     /// [`Error::Cancelled`]; [`Error::Config`], also where a completed migration has used the
-    /// secret, and [`Error::System`] where this end cannot go on;
-    /// [`PeerError::Refused`] where a peer with the secret had the wrong role or limits (it was
-    /// told so).
+    /// secret, and [`Error::System`] where this end cannot go on.
     pub fn accept(
         &mut self,
         role: Role,

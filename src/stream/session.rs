@@ -9,7 +9,7 @@ use super::Stream;
 use crate::cancel::Canceller;
 use crate::config::{Config, STREAMS_MAX};
 use crate::error::{Error, PeerError, Result, SystemError};
-use crate::establish::{Listener, Session, Shake, Until, Use, connect, tune_if_tcp};
+use crate::establish::{Listener, Session, Shake, Until, Use, connect, peer_of, tune_if_tcp};
 use crate::lane::Lane;
 use crate::trust::{self, OneTimeSecret};
 use crate::wire::{DiallerHello, Role};
@@ -28,6 +28,8 @@ struct Shared {
     secret: OneTimeSecret,
     config: Config,
     numbers: Mutex<HashSet<u16>>,
+    /// What the first connection dialled, and where that was.
+    dialled: Option<(String, String)>,
 }
 
 impl std::fmt::Debug for Streams {
@@ -54,7 +56,7 @@ impl Streams {
         config.check()?;
         let shake = Shake::begin(role, Use::Streams, config, cancel);
         let (session, lane) = shake.open(adopt(socket.into(), config)?, secret)?;
-        Self::new(session, secret, config).with(lane)
+        Self::new(session, secret, config, None).with(lane)
     }
 
     /// Opens a session over a connected stream socket, as the end that accepted it.
@@ -79,7 +81,7 @@ impl Streams {
         };
         let listener = trust::Listener::new(secret, &clear, &noise)?;
         match shake.answer(socket, &hello, listener, secret)? {
-            Some((session, lane)) => Self::new(session, secret, config).with(lane),
+            Some((session, lane)) => Self::new(session, secret, config, None).with(lane),
             None => Err(stranger("it went away during the handshake")),
         }
     }
@@ -88,7 +90,9 @@ impl Streams {
     ///
     /// # Errors
     ///
-    /// As [`Self::open`]; [`Error::Misuse`] after 4096 streams.
+    /// [`PeerError::Closed`] where the other end does not answer, [`PeerError::NotAuthenticated`]
+    /// where somebody else does; [`Error::System`] where an engine cannot be made;
+    /// [`Error::Misuse`] after 4096 streams.
     pub fn join(&self, socket: impl Into<OwnedFd>, cancel: &Canceller) -> Result<Stream> {
         let lane = self.join_lane(adopt(socket.into(), &self.0.config)?, cancel)?;
         self.stream(lane)
@@ -128,7 +132,8 @@ impl Streams {
         streams.with(lane)
     }
 
-    /// Connects to the listener once more: one more stream.
+    /// Connects to the listener once more: one more stream. An `address` that is the first
+    /// connection's means the host that it meant then, whatever its name means by now.
     ///
     /// # Errors
     ///
@@ -172,13 +177,20 @@ impl Streams {
         secret.check_unspent()?;
         let shake = Shake::begin(role, Use::Streams, config, cancel);
         let socket = connect(address, config, shake.deadline)?;
+        let dialled = (address.to_owned(), peer_of(&socket, address));
         let (session, lane) = shake.open(socket, secret)?;
-        Ok((Self::new(session, secret, config), lane))
+        Ok((Self::new(session, secret, config, Some(dialled)), lane))
     }
 
     pub(crate) fn dial_next_lane(&self, address: &str, cancel: &Canceller) -> Result<Lane> {
+        let known = self.dialled().filter(|(name, _)| *name == address);
+        let address = known.map_or(address, |(_, peer)| peer);
         let socket = connect(address, &self.0.config, self.shake(cancel).deadline)?;
         self.join_lane(socket, cancel)
+    }
+
+    pub(super) fn dialled(&self) -> Option<(&str, &str)> {
+        self.0.dialled.as_ref().map(|(name, peer)| (&**name, &**peer))
     }
 
     fn join_lane(&self, socket: TcpStream, cancel: &Canceller) -> Result<Lane> {
@@ -196,10 +208,15 @@ impl Streams {
         self.shake(cancel).join(&self.0.session, socket, number)
     }
 
-    fn new(session: Session, secret: &OneTimeSecret, config: &Config) -> Self {
+    fn new(
+        session: Session,
+        secret: &OneTimeSecret,
+        config: &Config,
+        dialled: Option<(String, String)>,
+    ) -> Self {
         let (secret, config) = (secret.clone(), config.clone());
         let numbers = Mutex::new(HashSet::from([0]));
-        Self(Arc::new(Shared { session, secret, config, numbers }))
+        Self(Arc::new(Shared { session, secret, config, numbers, dialled }))
     }
 
     fn with(self, lane: Lane) -> Result<(Self, Stream)> {
@@ -261,7 +278,7 @@ impl Listener {
         cancel: &Canceller,
     ) -> Result<(Streams, Lane)> {
         let (session, lane, secret) = self.open(role, Use::Streams, secret, config, cancel)?;
-        Ok((Streams::new(session, &secret, config), lane))
+        Ok((Streams::new(session, &secret, config, None), lane))
     }
 
     /// As [`Self::next_stream`]; none once it is over.

@@ -221,10 +221,12 @@ mod tests {
         peer.end().unwrap();
         peer.heartbeat().unwrap();
         peer.cancel("a signal");
-        assert_eq!(receiver.next(false, None).unwrap(), StreamEvent::End);
+        let soon = Some(Instant::now() + Duration::from_secs(10));
+        let mut next = || receiver.next(false, soon).unwrap();
+        assert_eq!(next(), StreamEvent::End);
         let heartbeat = StreamEvent::Control(Control::Heartbeat);
-        assert_eq!(receiver.next(false, None).unwrap(), heartbeat);
+        assert_eq!(next(), heartbeat);
         let cancelled = StreamEvent::Cancelled(b"a signal".to_vec());
-        assert_eq!(receiver.next(false, None).unwrap(), cancelled);
+        assert_eq!(next(), cancelled);
     }
 }

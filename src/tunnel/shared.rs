@@ -89,7 +89,9 @@ impl Shared {
             return;
         }
         self.channels().iter().for_each(|channel| channel.cut());
-        self.voice.cancel(&self.error.reason());
+        if !self.error.is_said() {
+            self.voice.cancel(&self.error.reason());
+        }
         self.wake();
     }
 

@@ -284,6 +284,28 @@ fn a_join_that_was_seen_and_is_sent_again_harms_nobody() {
 }
 
 #[test]
+fn a_channel_that_the_other_end_does_not_take_is_no_wrong_secret() {
+    let mut rig = Rig::with(Config::default(), |address| {
+        let relay = TcpListener::bind("127.0.0.1:0").unwrap();
+        let shown = relay.local_addr().unwrap().to_string();
+        let to = address.to_owned();
+        std::thread::spawn(move || {
+            // The first connection passes, what follows is closed.
+            let (mut near, mut far) = (relay.accept().unwrap().0, TcpStream::connect(&to).unwrap());
+            let (mut near2, mut far2) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut near, &mut far));
+            std::thread::spawn(move || std::io::copy(&mut far2, &mut near2));
+            relay.incoming().for_each(drop);
+        });
+        shown
+    });
+    rig.connect().write_all(&[7]).unwrap();
+    let [near, far] = rig.ends().map(|end| end.unwrap_err());
+    assert!(!near.is_authentication() && near.to_string().contains("while it joined"), "{near}");
+    assert!(far.to_string().contains("refused to go on"), "{far}");
+}
+
+#[test]
 fn an_idle_and_a_slow_tunnel_outlive_the_shortest_peer_timeout() {
     let peer_timeout = crate::config::PEER_TIMEOUT_MIN;
     let config = Config { peer_timeout, ..Config::default() };
