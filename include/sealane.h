@@ -502,12 +502,12 @@ int sealane_lanes_dial(const char *address,
                        struct sealane_lanes **out);
 
 // Waits for a peer that holds the secret and opens all lanes of a migration. Strangers get no
-// answer and do not end the wait; only the canceller does.
+// answer, and a peer with the wrong role or limits is told so; neither ends the wait, only the
+// canceller does.
 //
 // `config` NULL: the defaults. `canceller` NULL: none.
 //
-// Returns 0; -SEALANE_E_REFUSED where a peer with the secret had the wrong role or limits;
-// -SEALANE_E_CANCELLED, -SEALANE_E_CONFIG, -errno.
+// Returns 0; -SEALANE_E_CANCELLED, -SEALANE_E_CONFIG, -errno.
 //
 // Caller: As sealane_lanes_dial.
 int sealane_lanes_accept(const struct sealane_listener *listener,
@@ -779,15 +779,17 @@ int sealane_stream_flush(const struct sealane_stream *stream);
 int sealane_stream_shutdown(const struct sealane_stream *stream, int how);
 
 // Gives the stream up in both directions, at once; the other end reads an error with this reason
-// (up to 1024 bytes of UTF-8), where that needs no wait.
+// (up to 1024 bytes of UTF-8), where that needs no wait. Reads at this end give
+// -SEALANE_E_CANCELLED, but 0 where the end of the stream was read before.
 //
 // Returns 0 or -EINVAL.
 //
 // Caller: `stream` is alive; `reason` is a string.
 int sealane_stream_cancel(const struct sealane_stream *stream, const char *reason);
 
-// Whether reads and writes return -EAGAIN where they would wait. A call that is waiting goes on.
-// Off at first.
+// Whether reads and writes return -EAGAIN where they would wait for the other end. A call that is
+// waiting goes on, and any call in the same direction from another thread waits for it. Off at
+// first.
 //
 // Returns 0 or -EINVAL.
 //

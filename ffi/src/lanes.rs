@@ -109,12 +109,12 @@ pub unsafe extern "C" fn sealane_lanes_dial(
 }
 
 /// Waits for a peer that holds the secret and opens all lanes of a migration. Strangers get no
-/// answer and do not end the wait; only the canceller does.
+/// answer, and a peer with the wrong role or limits is told so; neither ends the wait, only the
+/// canceller does.
 ///
 /// `config` NULL: the defaults. `canceller` NULL: none.
 ///
-/// Returns 0; -SEALANE_E_REFUSED where a peer with the secret had the wrong role or limits;
-/// -SEALANE_E_CANCELLED, -SEALANE_E_CONFIG, -errno.
+/// Returns 0; -SEALANE_E_CANCELLED, -SEALANE_E_CONFIG, -errno.
 ///
 /// # Safety
 ///

@@ -201,7 +201,8 @@ pub unsafe extern "C" fn sealane_stream_shutdown(
 }
 
 /// Gives the stream up in both directions, at once; the other end reads an error with this reason
-/// (up to 1024 bytes of UTF-8), where that needs no wait.
+/// (up to 1024 bytes of UTF-8), where that needs no wait. Reads at this end give
+/// -SEALANE_E_CANCELLED, but 0 where the end of the stream was read before.
 ///
 /// Returns 0 or -EINVAL.
 ///
@@ -222,8 +223,9 @@ pub unsafe extern "C" fn sealane_stream_cancel(
     })
 }
 
-/// Whether reads and writes return -EAGAIN where they would wait. A call that is waiting goes on.
-/// Off at first.
+/// Whether reads and writes return -EAGAIN where they would wait for the other end. A call that is
+/// waiting goes on, and any call in the same direction from another thread waits for it. Off at
+/// first.
 ///
 /// Returns 0 or -EINVAL.
 ///

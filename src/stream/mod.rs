@@ -64,7 +64,7 @@ use crate::engine::{self, EngineStatistics, Level};
 use crate::error::{Error, Result};
 use crate::lane::Lane;
 
-use reading::Reading;
+use reading::{ReadShut, Reading};
 use writing::Writing;
 
 /// Ordered bytes, sealed, in both directions. One thread may read while another writes; any
@@ -78,7 +78,7 @@ pub struct Stream {
     nonblocking: AtomicBool,
     /// Threads in a write: who else holds its lock is done soon.
     writers: AtomicUsize,
-    read_shut: AtomicBool,
+    read_shut: ReadShut,
     write_shut: AtomicBool,
     level: OnceLock<Level>,
 }
@@ -116,7 +116,7 @@ impl Stream {
             reading: Mutex::new(reading),
             nonblocking: AtomicBool::new(false),
             writers: AtomicUsize::new(0),
-            read_shut: AtomicBool::new(false),
+            read_shut: ReadShut::default(),
             write_shut: AtomicBool::new(false),
             level: OnceLock::new(),
         })
@@ -132,8 +132,9 @@ impl Stream {
         self.provider
     }
 
-    /// Whether reads and writes return [`io::ErrorKind::WouldBlock`] where they would wait. A
-    /// call that is waiting goes on waiting. Off at first.
+    /// Whether reads and writes return [`io::ErrorKind::WouldBlock`] where they would wait for the
+    /// other end. A call that is waiting goes on waiting, and any call in the same direction from
+    /// another thread waits for it. Off at first.
     pub fn set_nonblocking(&self, nonblocking: bool) {
         self.nonblocking.store(nonblocking, Ordering::Release);
     }
@@ -204,7 +205,7 @@ impl Stream {
     /// nothing: call again when the socket is writable.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         if how != Shutdown::Write {
-            self.read_shut.store(true, Ordering::Release);
+            self.read_shut.end();
         }
         let mut said = Ok(());
         if how != Shutdown::Read {
@@ -227,9 +228,11 @@ impl Stream {
 
     /// Gives the stream up in both directions and never waits. The other end reads what was
     /// written before, then an error with this reason (up to 1024 bytes), where the kernel has room
-    /// for it and no other thread is in a write; else that the connection ended.
+    /// for it and no other thread is in a write; else that the connection ended. Reads at this end
+    /// give [`Error::Cancelled`] ([`io::ErrorKind::ConnectionAborted`]), but where the end of the
+    /// stream was read before.
     pub fn cancel(&self, reason: &str) {
-        self.read_shut.store(true, Ordering::Release);
+        self.read_shut.cancel();
         if let Some(mut writing) = self.writing_unless_busy() {
             writing.cancel(&self.socket, reason);
         }
@@ -289,7 +292,7 @@ impl Stream {
 
     fn reading(
         &self,
-        step: impl FnOnce(&mut Reading, bool, &AtomicBool) -> io::Result<usize>,
+        step: impl FnOnce(&mut Reading, bool, &ReadShut) -> io::Result<usize>,
     ) -> io::Result<usize> {
         let mut reading = lock(&self.reading);
         let now = self.nonblocking.load(Ordering::Acquire);

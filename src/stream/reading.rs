@@ -4,19 +4,49 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::Failure;
 use crate::buffer::Pool;
 use crate::config::{Config, ZeroCopy};
 use crate::engine::{self, Callers, Endpoint, EngineSetup, EngineStatistics};
-use crate::error::{PeerError, Result, ended_by_peer};
+use crate::error::{CancelledBy, Error, PeerError, Result, ended_by_peer};
 use crate::lane::{StreamEvent, StreamReceiver};
 use crate::seal::Opener;
 use crate::wire::Control;
 
 /// How far a peek looks beyond the frame in hand.
 const PEEK_BYTES_MAX: usize = 4096;
+
+/// Whether this end reads no more, and what reads come to then.
+#[derive(Default)]
+pub(super) struct ReadShut(AtomicU8);
+
+impl ReadShut {
+    const ENDED: u8 = 1;
+    const CANCELLED: u8 = 2;
+
+    /// Reads return 0.
+    pub(super) fn end(&self) {
+        self.0.fetch_or(Self::ENDED, Ordering::AcqRel);
+    }
+
+    /// Reads are errors: a stream that was given up has not ended.
+    pub(super) fn cancel(&self) {
+        self.0.fetch_or(Self::CANCELLED, Ordering::AcqRel);
+    }
+
+    fn is_shut(&self) -> bool {
+        self.0.load(Ordering::Acquire) != 0
+    }
+
+    fn told(&self) -> io::Result<bool> {
+        match self.0.load(Ordering::Acquire) & Self::CANCELLED {
+            0 => Ok(false),
+            _ => Err(Error::Cancelled { by: CancelledBy::Us }.into()),
+        }
+    }
+}
 
 pub(super) struct Reading {
     receiver: StreamReceiver,
@@ -53,13 +83,16 @@ impl Reading {
     }
 
     /// Waits until there are bytes to take; false at the end of the stream.
-    pub(super) fn has_bytes(&mut self, now: bool, shut: &AtomicBool) -> io::Result<bool> {
+    pub(super) fn has_bytes(&mut self, now: bool, shut: &ReadShut) -> io::Result<bool> {
         loop {
             if self.available() > 0 {
                 return Ok(true);
             }
-            if self.ended || shut.load(Ordering::Acquire) {
+            if self.ended {
                 return Ok(false);
+            }
+            if shut.is_shut() {
+                return shut.told();
             }
             if let Some(failure) = &self.failed {
                 return Err(failure.again());
@@ -69,7 +102,7 @@ impl Reading {
                 Ok(false) if now => return Err(io::ErrorKind::WouldBlock.into()),
                 Ok(false) => {}
                 // Our own shutdown looks as if the other end had closed.
-                Err(_) if shut.load(Ordering::Acquire) => return Ok(false),
+                Err(_) if shut.is_shut() => return shut.told(),
                 Err(error) => return Err(Failure::keep(&mut self.failed, error, None)),
             }
         }

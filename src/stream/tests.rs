@@ -313,7 +313,31 @@ fn a_peek_looks_beyond_a_frame_and_a_cancel_gives_its_reason() {
         assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
         assert!(error.to_string().contains("the disk is full"), "{error}");
         assert_eq!((&*near).write(b"more").unwrap_err().kind(), ErrorKind::BrokenPipe);
-        assert_eq!((&*near).read(&mut came).unwrap(), 0);
+        assert_eq!((&*near).read(&mut came).unwrap_err().kind(), ErrorKind::ConnectionAborted);
+        assert!(matches!(near.peek(&mut came), Err(e) if e.kind() == ErrorKind::ConnectionAborted));
+    }
+}
+
+#[test]
+fn a_cancel_from_another_thread_is_no_end_for_a_reader_unless_it_was_read() {
+    for engine in BOTH {
+        let (near, far) = pair(engine, tcp_pair());
+        (&*far).write_all(b"half of it").unwrap();
+        let reader = std::thread::spawn({
+            let near = Arc::clone(&near);
+            move || (&*near).read_to_end(&mut Vec::new())
+        });
+        near.cancel("no more");
+        let error = reader.join().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionAborted, "{engine:?}");
+        near.shutdown(Shutdown::Read).unwrap();
+        (&*near).read(&mut [0; 4]).unwrap_err();
+
+        let (near, far) = pair(engine, tcp_pair());
+        far.shutdown(Shutdown::Write).unwrap();
+        assert_eq!((&*near).read(&mut [0; 4]).unwrap(), 0);
+        near.cancel("no more");
+        assert_eq!((&*near).read(&mut [0; 4]).unwrap(), 0);
     }
 }
 
