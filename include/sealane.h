@@ -868,7 +868,8 @@ int sealane_streams_answer(int fd,
 // One more stream of the session over a connected socket, as the end that connected it. As
 // sealane_streams_open.
 //
-// Returns 0; -EINVAL after 4096 streams; else as sealane_streams_open.
+// Returns 0; -SEALANE_E_CLOSED where the other end does not answer; -EINVAL after 4096 streams;
+// else as sealane_streams_open.
 //
 // Caller: As sealane_streams_open.
 int sealane_streams_join(const struct sealane_streams *streams,

@@ -111,7 +111,8 @@ unsafe fn begin(
 /// One more stream of the session over a connected socket, as the end that connected it. As
 /// sealane_streams_open.
 ///
-/// Returns 0; -EINVAL after 4096 streams; else as sealane_streams_open.
+/// Returns 0; -SEALANE_E_CLOSED where the other end does not answer; -EINVAL after 4096 streams;
+/// else as sealane_streams_open.
 ///
 /// # Safety
 ///
