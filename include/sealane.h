@@ -11,7 +11,8 @@
  * parent's: the child's calls return -SEALANE_E_FORKED, and a child that does not exec keeps the
  * sockets open.
  *
- * Strings end with a zero and are UTF-8. Bytes that are written do not change during the call.
+ * Strings end with a zero and are UTF-8. Bytes and structs that a call reads do not change
+ * meanwhile, but those of sealane_stream_writev and of regions, which a running guest may write to.
  * Threads of the library take no signals. The library prints nothing and sets no signal. Of the
  * environment two of its parts read a variable each: aws-lc OPENSSL_ia32cap when it is loaded, Rust's
  * standard library RUST_MIN_STACK when the first thread starts.
@@ -732,7 +733,8 @@ void sealane_source_destroy(struct sealane_source **source);
 
 // Writes buffers, as writev(2): a blocking stream takes all of it, a non-blocking one what there
 // is room for. What was taken is with the kernel and needs no further call. Full frames are
-// sealed and sent one behind the other; what is left goes out at once.
+// sealed and sent one behind the other; what is left goes out at once. A guest may write to the
+// bytes meanwhile: each is sent as it was at some moment of the call.
 //
 // Returns the bytes taken; -EAGAIN; -EPIPE after a shutdown, or where the connection has ended;
 // -EINVAL for more than 1024 buffers. The stream takes nothing more after an error but -EAGAIN.

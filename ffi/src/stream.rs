@@ -1,10 +1,11 @@
 //! Streams: ordered bytes, sealed, over connected sockets.
 
 use std::ffi::{c_char, c_int, c_void};
-use std::io::{IoSlice, IoSliceMut, Write};
+use std::io::{IoSliceMut, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd};
 
+use sealane::memory::LiveSlice;
 use sealane::stream::Stream;
 
 use crate::Failure;
@@ -46,7 +47,8 @@ pub struct sealane_stream_statistics {
 
 /// Writes buffers, as writev(2): a blocking stream takes all of it, a non-blocking one what there
 /// is room for. What was taken is with the kernel and needs no further call. Full frames are
-/// sealed and sent one behind the other; what is left goes out at once.
+/// sealed and sent one behind the other; what is left goes out at once. A guest may write to the
+/// bytes meanwhile: each is sent as it was at some moment of the call.
 ///
 /// Returns the bytes taken; -EAGAIN; -EPIPE after a shutdown, or where the connection has ended;
 /// -EINVAL for more than 1024 buffers. The stream takes nothing more after an error but -EAGAIN.
@@ -64,9 +66,9 @@ pub unsafe extern "C" fn sealane_stream_writev(
     unsafe {
         with(stream, |stream| {
             let list: Vec<_> = parts(buffers, count)?
-                .map(|(base, bytes)| IoSlice::new(std::slice::from_raw_parts(base, bytes)))
+                .map(|(base, bytes)| LiveSlice::from_raw(base, bytes))
                 .collect();
-            Ok(stream.write_vectored(&list)? as i64)
+            Ok(stream.write_live(&list)? as i64)
         }) as libc::ssize_t
     }
 }

@@ -7,8 +7,8 @@
 //! module and everywhere:
 //!
 //! - No reference (`&[u8]`, `&mut [u8]`) is ever formed over guest memory. Only raw pointers
-//!   touch it, through the copies of `copy.rs` and `ptr::write_bytes` over whole pages, which
-//!   compile to plain or streaming loads and stores of the machine.
+//!   touch it, through the copies of `copy.rs`, that of [`LiveSlice`], and `ptr::write_bytes` over
+//!   whole pages, which compile to plain or streaming loads and stores of the machine.
 //! - Nothing is decided by looking at guest memory twice. A page is copied out once into a
 //!   private slot, and what is asked of it (is it zero?) is asked of the words on their way there.
 //! - A torn page is no harm: whoever wrote it while it was copied has set its dirty bit, and it
@@ -19,6 +19,7 @@
 
 mod bitmap;
 mod gather;
+mod live;
 mod place;
 mod region;
 mod zero;
@@ -26,6 +27,7 @@ mod zero;
 internal!(copy);
 
 pub use bitmap::{AtomicBitmap, DirtyBitmap, Runs};
+pub use live::LiveSlice;
 pub use region::Region;
 pub use zero::is_zero_page;
 

@@ -63,6 +63,7 @@ use crate::config::Config;
 use crate::engine::{self, EngineStatistics, Level};
 use crate::error::{Error, Result};
 use crate::lane::Lane;
+use crate::memory::LiveSlice;
 
 use reading::{ReadShut, Reading};
 use writing::Writing;
@@ -180,6 +181,20 @@ impl Stream {
     /// [`io::ErrorKind::BrokenPipe`] after [`Self::shutdown`] or where the connection has ended.
     /// The stream takes nothing more after an error but [`io::ErrorKind::WouldBlock`].
     pub fn write_vectored(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.write_any(buffers)
+    }
+
+    /// As [`Self::write_vectored`], of bytes that a guest may write to meanwhile: each is sent as
+    /// it was at some moment of the call.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::write_vectored`].
+    pub fn write_live(&self, buffers: &[LiveSlice<'_>]) -> io::Result<usize> {
+        self.write_any(buffers)
+    }
+
+    fn write_any(&self, buffers: &[impl writing::Bytes]) -> io::Result<usize> {
         let _inside = Inside::new(&self.writers);
         let mut writing = lock(&self.writing);
         if self.write_shut.load(Ordering::Acquire) {

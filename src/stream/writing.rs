@@ -12,6 +12,7 @@ use crate::config::{Config, ZeroCopy};
 use crate::engine::{self, Callers, Endpoint, EngineSetup, EngineStatistics, send_room_bytes};
 use crate::error::{ConfigError, Error, PeerError, Result, SystemError};
 use crate::lane::{Sender, blame};
+use crate::memory::LiveSlice;
 use crate::seal::Sealer;
 use crate::wire::{Control, HEADER_FIXED_BYTES, PREFIX_BYTES, TAG_BYTES, reason_bytes};
 
@@ -66,7 +67,7 @@ impl Writing {
     pub(super) fn write(
         &mut self,
         socket: &OwnedFd,
-        buffers: &[IoSlice<'_>],
+        buffers: &[impl Bytes],
         now: bool,
         shut: &AtomicBool,
     ) -> io::Result<usize> {
@@ -79,7 +80,7 @@ impl Writing {
         }
         // A slot that the network keeps would not show in poll(2).
         self.sender.allow_zero_copy(!now);
-        let total: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        let total: usize = buffers.iter().map(Bytes::bytes).sum();
         let mut cursor = Cursor { buffers, at: 0 };
         let mut written = 0;
         while written < total {
@@ -161,7 +162,12 @@ impl Writing {
     }
 
     /// Fills and seals one frame while the kernel may still take the one before, and sends it.
-    fn send(&mut self, bytes: usize, from: &mut Cursor<'_>, shut: &AtomicBool) -> Result<()> {
+    fn send(
+        &mut self,
+        bytes: usize,
+        from: &mut Cursor<'_, impl Bytes>,
+        shut: &AtomicBool,
+    ) -> Result<()> {
         let mut slot = self.slot(shut)?;
         from.copy(&mut slot.payload_mut()[..bytes]);
         let sealed = self.sender.seal_stream(slot, bytes)?;
@@ -218,22 +224,48 @@ impl Writing {
     }
 }
 
+/// A buffer to write.
+pub(super) trait Bytes {
+    fn bytes(&self) -> usize;
+    fn copy_to(&self, at: usize, into: &mut [u8]);
+}
+
+impl Bytes for IoSlice<'_> {
+    fn bytes(&self) -> usize {
+        self.len()
+    }
+
+    fn copy_to(&self, at: usize, into: &mut [u8]) {
+        into.copy_from_slice(&self[at..at + into.len()]);
+    }
+}
+
+impl Bytes for LiveSlice<'_> {
+    fn bytes(&self) -> usize {
+        self.len()
+    }
+
+    fn copy_to(&self, at: usize, into: &mut [u8]) {
+        LiveSlice::copy_to(self, at, into);
+    }
+}
+
 /// Walks over buffers.
-struct Cursor<'a> {
-    buffers: &'a [IoSlice<'a>],
+struct Cursor<'a, B> {
+    buffers: &'a [B],
     at: usize,
 }
 
-impl Cursor<'_> {
+impl<B: Bytes> Cursor<'_, B> {
     fn copy(&mut self, mut into: &mut [u8]) {
         while !into.is_empty() {
-            let rest = &self.buffers[0][self.at..];
-            let bytes = rest.len().min(into.len());
+            let first = &self.buffers[0];
+            let bytes = (first.bytes() - self.at).min(into.len());
             let (front, back) = into.split_at_mut(bytes);
-            front.copy_from_slice(&rest[..bytes]);
+            first.copy_to(self.at, front);
             into = back;
             self.at += bytes;
-            if self.at == self.buffers[0].len() {
+            if self.at == first.bytes() {
                 (self.buffers, self.at) = (&self.buffers[1..], 0);
             }
         }
