@@ -697,13 +697,14 @@ int sealane_source_send_runs(const struct sealane_source *source,
 // log gives them (a bit a page, 64 to a word, no bit past the last page), and waits until the
 // target has placed them: a barrier. `report` may be NULL.
 //
-// Returns 0; -EINVAL where a bit past a region's end is set, or after the commit; what ended the
-// session.
+// Returns 0; -EINVAL where `count` is not that of the regions, where a bit past a region's end is
+// set, or after the commit; what ended the session.
 //
-// Caller: `source` is alive; `bitmaps` has a bitmap for each region, of as many words as its pages take;
-// `report` is null or as its `size` says.
+// Caller: `source` is alive; `bitmaps` has `count` bitmaps, each of as many words as its region's pages
+// take; `report` is null or as its `size` says.
 int sealane_source_send_bitmaps(const struct sealane_source *source,
                                 const uint64_t *const *bitmaps,
+                                size_t count,
                                 struct sealane_round *report);
 
 // Sends the device state (at most 64 MiB), says that this was all, and waits until the target has

@@ -38,12 +38,12 @@ static int migrate(struct sealane_source *source, struct guest *guest)
 		printf("round %" PRIu32 ": %" PRIu64 " pages, %" PRIu64 " us\n",
 		       round.round, round.pages, round.elapsed_us);
 		guest_runs(guest, round.pages / 8);
-		if (sealane_source_send_bitmaps(source, bitmaps, &round) < 0)
+		if (sealane_source_send_bitmaps(source, bitmaps, 1, &round) < 0)
 			return complain("round");
 	}
 	/* The last that it wrote. From here on it stands still. */
 	guest_runs(guest, PAGES_LEFT);
-	if (sealane_source_send_bitmaps(source, bitmaps, NULL) < 0)
+	if (sealane_source_send_bitmaps(source, bitmaps, 1, NULL) < 0)
 		return complain("last round");
 	if (sealane_source_commit(source, &guest->steps,
 	                          sizeof guest->steps) < 0)

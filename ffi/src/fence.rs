@@ -29,11 +29,16 @@ impl<T> Handle<T> {
             return Err(Failure(SEALANE_E_FORKED, text.to_owned()));
         }
         if self.poisoned.load(Ordering::Acquire) {
-            let text = "a bug of the library in an earlier call: the handle serves no more";
-            return Err(Failure(SEALANE_E_PANIC, text.to_owned()));
+            return Err(poisoned());
         }
         Ok(())
     }
+}
+
+/// What calls on a handle get once one of them has panicked.
+pub(crate) fn poisoned() -> Failure {
+    let text = "a bug of the library in an earlier call: the handle serves no more";
+    Failure(SEALANE_E_PANIC, text.to_owned())
 }
 
 /// A type behind an opaque pointer.
@@ -184,6 +189,9 @@ pub(crate) unsafe fn destroy<H: Opaque>(pointer: *mut *mut H) {
     });
 }
 
+/// No struct of this library will ever be larger; a `size` that is was never set.
+const STRUCT_BYTES_MAX: usize = 4096;
+
 /// The `size` of a struct that the caller gave, at least that of its first version.
 ///
 /// # Safety
@@ -195,7 +203,7 @@ pub(crate) unsafe fn size_of_given<T>(out: *const T, first: usize) -> Outcome<us
     }
     // SAFETY: not null; every such struct begins with its size.
     let size = unsafe { out.cast::<usize>().read_unaligned() };
-    match size >= first {
+    match (first..=STRUCT_BYTES_MAX).contains(&size) {
         true => Ok(size),
         false => Err(Failure::invalid(format!("size is {size}: set it to sizeof, {first}"))),
     }

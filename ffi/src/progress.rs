@@ -5,8 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use sealane::Progress;
 
-use crate::fence::{Opaque, int, size_of_given, with, write_sized};
-use crate::lanes::lock;
+use crate::fence::{Opaque, Outcome, int, poisoned, size_of_given, with, write_sized};
 use crate::{sealane_source, sealane_target};
 
 /// Bytes of `sealane_progress` in its first version.
@@ -37,8 +36,9 @@ impl<T> Driven<T> {
         Self { end: Mutex::new(end), progress }
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        lock(&self.end)
+    /// For one call. A thread that waited while another's panicked finds an end that is not whole.
+    pub(crate) fn lock(&self) -> Outcome<MutexGuard<'_, T>> {
+        self.end.lock().map_err(|_| poisoned())
     }
 }
 

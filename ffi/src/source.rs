@@ -5,6 +5,7 @@ use std::ffi::{c_int, c_void};
 use sealane::memory::{DirtyBitmap, Run};
 use sealane::{LaneStatistics, Source};
 
+use crate::error::undone;
 use crate::fence::{
     Handle, Outcome, call, destroy, give, int, opaque, place, size_of_given, with, write_sized,
 };
@@ -83,12 +84,13 @@ pub struct sealane_statistics {
     pub zero_copy_copied: u64,
 }
 
-/// Offers regions over lanes and waits until the target takes them. The lanes are taken, whatever
-/// is returned.
+/// Offers regions over lanes and waits until the target takes them. The lanes are taken unless
+/// -EINVAL is returned.
 ///
 /// `config` NULL: the defaults. `canceller` NULL: none.
 ///
-/// Returns 0; -SEALANE_E_REFUSED with the target's reason; -EINVAL, -SEALANE_E_CANCELLED, -errno.
+/// Returns 0; -SEALANE_E_REFUSED with the target's reason; -SEALANE_E_MISUSE where two regions have
+/// the same name; -EINVAL, -SEALANE_E_CANCELLED, -errno.
 ///
 /// # Safety
 ///
@@ -191,25 +193,31 @@ pub unsafe extern "C" fn sealane_source_send_runs(
 /// log gives them (a bit a page, 64 to a word, no bit past the last page), and waits until the
 /// target has placed them: a barrier. `report` may be NULL.
 ///
-/// Returns 0; -EINVAL where a bit past a region's end is set, or after the commit; what ended the
-/// session.
+/// Returns 0; -EINVAL where `count` is not that of the regions, where a bit past a region's end is
+/// set, or after the commit; what ended the session.
 ///
 /// # Safety
 ///
-/// `source` is alive; `bitmaps` has a bitmap for each region, of as many words as its pages take;
-/// `report` is null or as its `size` says.
+/// `source` is alive; `bitmaps` has `count` bitmaps, each of as many words as its region's pages
+/// take; `report` is null or as its `size` says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sealane_source_send_bitmaps(
     source: *const sealane_source,
     bitmaps: *const *const u64,
+    count: usize,
     report: *mut sealane_round,
 ) -> c_int {
     let taken = |pages: &[u64]| {
         if bitmaps.is_null() {
             return Err(Failure::invalid("bitmaps are wanted, NULL was given"));
         }
-        // SAFETY: one for each region by the caller's word.
-        let list = unsafe { std::slice::from_raw_parts(bitmaps, pages.len()) };
+        if count != pages.len() {
+            let text =
+                format!("{count} bitmaps, one for each of {} regions is wanted", pages.len());
+            return Err(Failure::invalid(text));
+        }
+        // SAFETY: `count` bitmaps by the caller's word, and so many are a list.
+        let list = unsafe { std::slice::from_raw_parts(bitmaps, count) };
         let bitmap = |(words, pages): (&*const u64, &u64)| {
             if words.is_null() {
                 return Err(Failure::invalid("a bitmap for each region is wanted, NULL was given"));
@@ -237,9 +245,9 @@ unsafe fn round(
     int(unsafe {
         with(source, |sending| {
             let size = given(report, ROUND_FIRST)?;
-            let mut sending = sending.lock();
-            let dirty = dirty(&sending.pages)?;
+            let mut sending = sending.lock()?;
             sending.may(false, "a round")?;
+            let dirty = undone(dirty(&sending.pages))?;
             let done = sending.step(|source| source.send_round(&dirty))?;
             if let Some(size) = size {
                 let (round, pages) = (done.round, done.pages);
@@ -277,7 +285,7 @@ pub unsafe extern "C" fn sealane_source_commit(
                 }
                 _ => std::slice::from_raw_parts(state.cast(), bytes),
             };
-            let mut sending = sending.lock();
+            let mut sending = sending.lock()?;
             sending.may(false, "the commit")?;
             sending.step(|source| source.commit(state))?;
             sending.committed = true;
@@ -305,7 +313,7 @@ pub unsafe extern "C" fn sealane_source_hand_over(
     int(unsafe {
         with(source, |sending| {
             let size = given(statistics, STATISTICS_FIRST)?;
-            let mut sending = sending.lock();
+            let mut sending = sending.lock()?;
             sending.may(true, "the handover")?;
             let source = sending.source.take().ok_or_else(over)?;
             match source.hand_over() {

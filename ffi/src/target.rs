@@ -38,7 +38,7 @@ enum Phase {
     Ready,
 }
 
-/// Waits over lanes for the source's offer. The lanes are taken, whatever is returned.
+/// Waits over lanes for the source's offer. The lanes are taken unless -EINVAL is returned.
 ///
 /// `config` NULL: the defaults. `canceller` NULL: none.
 ///
@@ -77,7 +77,7 @@ pub unsafe extern "C" fn sealane_target_start(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sealane_target_offers(target: *const sealane_target) -> c_int {
     // SAFETY: as this function's.
-    int(unsafe { with(target, |receiving| Ok(receiving.lock().target()?.offer().count() as i64)) })
+    int(unsafe { with(target, |receiving| Ok(receiving.lock()?.target()?.offer().count() as i64)) })
 }
 
 /// A region that the source offers, by its place from 0: its size goes to `bytes`, its name with a
@@ -102,7 +102,7 @@ pub unsafe extern "C" fn sealane_target_offer(
     // SAFETY: as this function's.
     int(unsafe {
         with(target, |receiving| {
-            let mut receiving = receiving.lock();
+            let mut receiving = receiving.lock()?;
             let offered = receiving.target()?.offer().nth(index);
             let (own, size) = offered
                 .ok_or_else(|| Failure::invalid(format!("the offer has no region {index}")))?;
@@ -124,8 +124,8 @@ pub unsafe extern "C" fn sealane_target_offer(
 
 /// Takes the offer: pages go into these regions, which are the offered ones in any order.
 ///
-/// Returns 0; -EINVAL where one is missing, of another size or read-only (the source is told so and
-/// the session ends); what ended the session.
+/// Returns 0; -EINVAL before anything is done; -SEALANE_E_MISUSE where one is missing, of another
+/// size or read-only: the source is told so and the session has ended; what ended the session.
 ///
 /// # Safety
 ///
@@ -140,7 +140,7 @@ pub unsafe extern "C" fn sealane_target_accept(
     int(unsafe {
         with(target, |receiving| {
             let regions = regions(list, count)?;
-            let mut receiving = receiving.lock();
+            let mut receiving = receiving.lock()?;
             receiving.may(Phase::Offered)?;
             receiving.step(Phase::Accepted, |target| target.accept(regions))?;
             Ok(0)
@@ -165,7 +165,7 @@ pub unsafe extern "C" fn sealane_target_refuse(
     int(unsafe {
         with(target, |receiving| {
             let reason = text("a reason", reason)?;
-            let mut receiving = receiving.lock();
+            let mut receiving = receiving.lock()?;
             if let Some(failed) = &receiving.failed {
                 return Err(failed.clone());
             }
@@ -192,7 +192,7 @@ pub unsafe extern "C" fn sealane_target_receive(target: *const sealane_target) -
     // SAFETY: as this function's.
     unsafe {
         with(target, |receiving| {
-            let mut receiving = receiving.lock();
+            let mut receiving = receiving.lock()?;
             receiving.may(Phase::Accepted)?;
             let state = receiving.step(Phase::Received, Target::receive)?;
             let bytes = state.len() as i64;
@@ -218,7 +218,7 @@ pub unsafe extern "C" fn sealane_target_state(
     // SAFETY: as this function's.
     unsafe {
         with(target, |receiving| {
-            let receiving = receiving.lock();
+            let receiving = receiving.lock()?;
             let own = receiving.state.as_ref().ok_or_else(|| {
                 Failure::invalid("no device state yet: sealane_target_receive first")
             })?;
@@ -247,7 +247,7 @@ pub unsafe extern "C" fn sealane_target_ready(target: *const sealane_target) -> 
     // SAFETY: as this function's.
     int(unsafe {
         with(target, |receiving| {
-            let mut receiving = receiving.lock();
+            let mut receiving = receiving.lock()?;
             receiving.may(Phase::Received)?;
             receiving.step(Phase::Ready, Target::ready)?;
             Ok(0)
@@ -272,7 +272,7 @@ pub unsafe extern "C" fn sealane_target_done(
     int(unsafe {
         with(target, |receiving| {
             let size = given(statistics, STATISTICS_FIRST)?;
-            let mut receiving = receiving.lock();
+            let mut receiving = receiving.lock()?;
             receiving.may(Phase::Ready)?;
             let target = receiving.target.take().ok_or_else(over)?;
             fill(statistics, size, &target.done()?.lanes);

@@ -185,14 +185,19 @@ static void a_guest_moves(const struct sealane_secret *secret, const struct seal
 	CHECK(pwrite(fd, "again", 5, 299 * PAGE) == 5);
 	uint64_t file_words[5] = {0, 0, 0, 0, 1ull << (299 - 256)}, memory_words[2] = {1, 0};
 	const uint64_t *bitmaps[2] = {file_words, memory_words};
-	CHECK(sealane_source_send_bitmaps(source, bitmaps, &round) == 0);
+	CHECK(sealane_source_send_bitmaps(source, bitmaps, 2, &round) == 0);
 	CHECK(round.round == 2 && round.pages == 2);
 	memory_words[1] = 1ull << 6;
-	CHECK(sealane_source_send_bitmaps(source, bitmaps, NULL) == -EINVAL);
+	CHECK(sealane_source_send_bitmaps(source, bitmaps, 2, NULL) == -EINVAL);
 	CHECK(strstr(sealane_last_error(), "past the last"));
 	bitmaps[1] = NULL;
-	CHECK(sealane_source_send_bitmaps(source, bitmaps, NULL) == -EINVAL);
+	CHECK(sealane_source_send_bitmaps(source, bitmaps, 2, NULL) == -EINVAL);
+	/* A list for fewer regions, and a size that was never set: nothing is read or written. */
+	CHECK(sealane_source_send_bitmaps(source, bitmaps, 1, NULL) == -EINVAL);
+	CHECK(strstr(sealane_last_error(), "1 bitmaps"));
 	round.size = 8;
+	CHECK(sealane_source_send_all(source, &round) == -EINVAL);
+	round.size = 4097;
 	CHECK(sealane_source_send_all(source, &round) == -EINVAL);
 	CHECK(sealane_source_commit(source, NULL, 5) == -EINVAL);
 	CHECK(sealane_source_commit(source, STATE, (size_t)-1) == -EINVAL);
@@ -282,7 +287,7 @@ static void ends_before_the_handover(const struct sealane_secret *secret,
 	CHECK(sealane_source_send_all(NULL, NULL) == -EINVAL);
 	CHECK(sealane_source_commit(NULL, NULL, 0) == -EINVAL);
 	CHECK(sealane_source_hand_over(NULL, NULL) == -EINVAL);
-	CHECK(sealane_source_send_bitmaps(NULL, NULL, NULL) == -EINVAL);
+	CHECK(sealane_source_send_bitmaps(NULL, NULL, 0, NULL) == -EINVAL);
 	CHECK(sealane_target_start(NULL, config, NULL, &target) == -EINVAL);
 	CHECK(sealane_target_receive(NULL) == -EINVAL && sealane_target_offers(NULL) == -EINVAL);
 	CHECK(sealane_target_refuse(NULL, "x") == -EINVAL && sealane_target_ready(NULL) == -EINVAL);
