@@ -104,6 +104,9 @@
 // The handle was made before a fork by the parent, whose it remains.
 #define SEALANE_E_FORKED 4108
 
+// A wrong call that ended the session, or kept it from being made.
+#define SEALANE_E_MISUSE 4109
+
 // This end connected the socket.
 #define SEALANE_SIDE_CONNECTED 1
 
@@ -657,12 +660,13 @@ int sealane_canceller_cancel(const struct sealane_canceller *canceller);
 // Caller: `canceller` is null, or points to null or to a canceller that nobody uses.
 void sealane_canceller_destroy(struct sealane_canceller **canceller);
 
-// Offers regions over lanes and waits until the target takes them. The lanes are taken, whatever
-// is returned.
+// Offers regions over lanes and waits until the target takes them. The lanes are taken unless
+// -EINVAL is returned.
 //
 // `config` NULL: the defaults. `canceller` NULL: none.
 //
-// Returns 0; -SEALANE_E_REFUSED with the target's reason; -EINVAL, -SEALANE_E_CANCELLED, -errno.
+// Returns 0; -SEALANE_E_REFUSED with the target's reason; -SEALANE_E_MISUSE where two regions have
+// the same name; -EINVAL, -SEALANE_E_CANCELLED, -errno.
 //
 // Caller: The handles are alive, or null where that is allowed; `list` has `count` of them; `out` is null
 // or may be written.
@@ -924,7 +928,7 @@ ssize_t sealane_streams_frame_bytes(const struct sealane_streams *streams);
 // Caller: `streams` is null, or points to null or to a session that nobody uses.
 void sealane_streams_destroy(struct sealane_streams **streams);
 
-// Waits over lanes for the source's offer. The lanes are taken, whatever is returned.
+// Waits over lanes for the source's offer. The lanes are taken unless -EINVAL is returned.
 //
 // `config` NULL: the defaults. `canceller` NULL: none.
 //
@@ -960,8 +964,8 @@ int sealane_target_offer(const struct sealane_target *target,
 
 // Takes the offer: pages go into these regions, which are the offered ones in any order.
 //
-// Returns 0; -EINVAL where one is missing, of another size or read-only (the source is told so and
-// the session ends); what ended the session.
+// Returns 0; -EINVAL before anything is done; -SEALANE_E_MISUSE where one is missing, of another
+// size or read-only: the source is told so and the session has ended; what ended the session.
 //
 // Caller: `target` is alive; `list` has `count` regions that are alive.
 int sealane_target_accept(const struct sealane_target *target,

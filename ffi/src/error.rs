@@ -29,6 +29,8 @@ pub const SEALANE_E_IN_DOUBT: c_int = 4106;
 pub const SEALANE_E_PANIC: c_int = 4107;
 /// The handle was made before a fork by the parent, whose it remains.
 pub const SEALANE_E_FORKED: c_int = 4108;
+/// A wrong call that ended the session, or kept it from being made.
+pub const SEALANE_E_MISUSE: c_int = 4109;
 
 thread_local! {
     static LAST: RefCell<CString> = RefCell::default();
@@ -39,7 +41,7 @@ thread_local! {
 pub(crate) struct Failure(pub(crate) c_int, pub(crate) String);
 
 impl Failure {
-    /// A call that a caller must not make.
+    /// A call that a caller must not make, and that has done nothing.
     pub(crate) fn invalid(text: impl Into<String>) -> Self {
         Self(libc::EINVAL, text.into())
     }
@@ -54,6 +56,15 @@ impl Failure {
     }
 }
 
+/// The result of a call that has done nothing where it failed.
+pub(crate) fn undone<T>(result: Result<T, impl Into<Failure>>) -> Result<T, Failure> {
+    result.map_err(|error| match error.into() {
+        Failure(SEALANE_E_MISUSE, text) => Failure::invalid(text),
+        failure => failure,
+    })
+}
+
+/// Of a call that has done something: never -EINVAL.
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self(code(&error), error.to_string())
@@ -68,7 +79,7 @@ impl From<std::io::Error> for Failure {
             (ErrorKind::WouldBlock, _) => libc::EAGAIN,
             (ErrorKind::BrokenPipe, _) => libc::EPIPE,
             (_, Some(inside)) => code(inside),
-            _ => error.raw_os_error().unwrap_or(libc::EIO),
+            _ => error.raw_os_error().map_or(libc::EIO, of_kernel),
         };
         Self(code, error.to_string())
     }
@@ -82,14 +93,22 @@ fn code(error: &Error) -> c_int {
         Error::Peer(PeerError::Refused(_)) => SEALANE_E_REFUSED,
         Error::Peer(_) => SEALANE_E_PROTOCOL,
         Error::Unseal { .. } => SEALANE_E_UNSEAL,
-        Error::Misuse(_) => libc::EINVAL,
+        Error::Misuse(_) => SEALANE_E_MISUSE,
         Error::Bug(_) => SEALANE_E_PANIC,
-        Error::System(e) if e.errno > 0 => e.errno,
-        Error::System(_) => libc::EIO,
+        Error::System(e) => of_kernel(e.errno),
         Error::Config(_) => SEALANE_E_CONFIG,
         Error::Cancelled { by: CancelledBy::Us } => SEALANE_E_CANCELLED,
         Error::Cancelled { by: CancelledBy::Peer } => SEALANE_E_CANCELLED_BY_PEER,
         Error::InDoubt(_) => SEALANE_E_IN_DOUBT,
+        _ => libc::EIO,
+    }
+}
+
+/// EINVAL is for calls that have done nothing: what the kernel calls so is another number.
+fn of_kernel(errno: c_int) -> c_int {
+    match errno {
+        libc::EINVAL => libc::EIO,
+        1.. => errno,
         _ => libc::EIO,
     }
 }
@@ -100,4 +119,34 @@ fn code(error: &Error) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn sealane_last_error() -> *const c_char {
     LAST.try_with(|last| last.borrow().as_ptr()).unwrap_or(c"".as_ptr())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use sealane::error::SystemError;
+
+    use super::*;
+
+    #[test]
+    fn einval_says_that_nothing_was_done() {
+        let system =
+            |errno| Error::from(SystemError::from_errno("io_uring_setup", "lane 0", errno));
+        let number = |error: &Error| Failure::from(error.clone()).0;
+        assert_eq!(number(&system(libc::EINVAL)), libc::EIO);
+        assert_eq!(number(&system(libc::ENOMEM)), libc::ENOMEM);
+        assert_eq!(number(&system(0)), libc::EIO);
+        assert!(Failure::from(system(libc::EINVAL)).1.contains("Invalid argument"));
+
+        let misuse = Error::Misuse("twice".to_owned());
+        assert_eq!(number(&misuse), SEALANE_E_MISUSE);
+        assert_eq!(Failure::from(io::Error::from(misuse.clone())).0, SEALANE_E_MISUSE);
+        let errno = |errno| Failure::from(io::Error::from_raw_os_error(errno)).0;
+        assert_eq!((errno(libc::EINVAL), errno(libc::ENOSPC)), (libc::EIO, libc::ENOSPC));
+
+        let refused = |error: Error| undone::<()>(Err(error)).err().map(|failure| failure.0);
+        assert_eq!(refused(misuse), Some(libc::EINVAL));
+        assert_eq!(refused(system(libc::EINVAL)), Some(libc::EIO));
+    }
 }

@@ -9,6 +9,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use sealane::Canceller;
 use sealane::stream::{Stream, Streams};
 
+use crate::error::undone;
 use crate::fence::{Handle, Outcome, argument, call, destroy, give, int, opaque, place, with};
 use crate::lanes::lock;
 use crate::streams::{duplicate, role_of};
@@ -23,7 +24,7 @@ pub const SEALANE_SIDE_CONNECTED: c_int = 1;
 /// This end accepted the connection.
 pub const SEALANE_SIDE_ACCEPTED: c_int = 2;
 
-type Made = sealane::Result<(Streams, Stream)>;
+type Made = Outcome<(Streams, Stream)>;
 
 enum Step {
     UnderWay,
@@ -51,7 +52,10 @@ impl Pending {
                 // The program's signal handlers run on its own threads.
                 let _ = nix::sys::signal::SigSet::all().thread_block();
                 let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&theirs)));
-                let bug = || Err(sealane::Error::Bug("the handshake's thread panicked".to_owned()));
+                let bug = || {
+                    let text = "a bug of the library: the handshake's thread panicked";
+                    Err(Failure(crate::SEALANE_E_PANIC, text.to_owned()))
+                };
                 *lock(&place) = Step::Made(Box::new(done.unwrap_or_else(|_| bug())));
                 let _ = bell.write(1); // its count is 0
             })?;
@@ -93,9 +97,11 @@ pub unsafe extern "C" fn sealane_handshake_start(
         // SAFETY: as this function's.
         let (secret, config) = unsafe { (argument(secret)?, crate::config::settings(config)?) };
         let (secret, socket) = (secret.clone(), duplicate(fd)?);
-        let pending = Pending::start(move |cancel| match side {
-            Side::Connected => Streams::open(socket, role, &secret, &config, cancel),
-            Side::Accepted => Streams::answer(socket, role, &secret, &config, cancel),
+        let pending = Pending::start(move |cancel| {
+            Ok(match side {
+                Side::Connected => Streams::open(socket, role, &secret, &config, cancel),
+                Side::Accepted => Streams::answer(socket, role, &secret, &config, cancel),
+            }?)
         })?;
         // SAFETY: not null, and may be written by the caller's word.
         unsafe { give(out, pending) };
@@ -128,7 +134,7 @@ pub unsafe extern "C" fn sealane_handshake_join(
                     Side::Connected => streams.join(socket, cancel),
                     Side::Accepted => streams.admit(socket, cancel),
                 };
-                stream.map(|stream| (streams, stream))
+                undone(stream).map(|stream| (streams, stream))
             })?;
             give(out, pending);
             Ok(0)

@@ -7,6 +7,7 @@ use std::ptr::NonNull;
 use sealane::memory::Region;
 
 use crate::Failure;
+use crate::error::undone;
 use crate::fence::{Handle, Outcome, argument, call, destroy, give, int, opaque, place, text};
 use crate::streams::duplicate;
 
@@ -37,7 +38,8 @@ pub unsafe extern "C" fn sealane_region_from_fd(
         place(out)?;
         // SAFETY: `name` as this function's.
         let name = unsafe { text("a name", name) }?;
-        let region = Region::from_file(name, File::from(duplicate(fd)?), offset, bytes)?;
+        let file = File::from(duplicate(fd)?);
+        let region = undone(Region::from_file(name, file, offset, bytes))?;
         // SAFETY: not null, and may be written by the caller's word.
         unsafe { give(out, region) };
         Ok(0)
@@ -67,7 +69,7 @@ pub unsafe extern "C" fn sealane_region_from_memory(
         let address = NonNull::new(address.cast::<u8>())
             .ok_or_else(|| Failure::invalid("an address is wanted, NULL was given"))?;
         // SAFETY: as this function's.
-        let region = unsafe { Region::from_mapping(name, address, bytes) }?;
+        let region = undone(unsafe { Region::from_mapping(name, address, bytes) })?;
         // SAFETY: not null, and may be written by the caller's word.
         unsafe { give(out, region) };
         Ok(0)

@@ -7,6 +7,7 @@ use sealane::stream::{Stream, Streams};
 use sealane::{Canceller, Role};
 
 use crate::doctor::provider_name;
+use crate::error::undone;
 use crate::fence::{Handle, Outcome, argument, call, destroy, give, int, opaque, place, with};
 use crate::{Failure, sealane_canceller, sealane_config, sealane_secret, sealane_stream};
 
@@ -161,7 +162,7 @@ unsafe fn one_more(
         with(streams, |streams| {
             place(out_stream)?;
             let cancel = cancel(canceller)?;
-            give(out_stream, join(streams, duplicate(fd)?, &cancel)?);
+            give(out_stream, undone(join(streams, duplicate(fd)?, &cancel))?);
             Ok(0)
         })
     })

@@ -16,7 +16,8 @@ struct far {
 	const struct sealane_config *config;
 	int fd;
 	void *memory;
-	int refuses;
+	/* What it answers the offer with. */
+	enum { TAKES, REFUSES, HAS_OTHER_SIZE, HAS_NONE } answer;
 	/* The target, for a thread that looks how far it is. */
 	struct sealane_target *target;
 };
@@ -48,6 +49,25 @@ static void new_regions(int fd, void *memory, struct sealane_region *regions[2])
 	CHECK(sealane_region_from_memory("video", memory, MEMORY_PAGES * PAGE, &regions[1]) == 0);
 }
 
+/* The offer is taken with regions that are not the offered ones: that ends the session. */
+static void accepts_wrongly(const struct far *far, struct sealane_target *target)
+{
+	struct sealane_region *regions[2] = {NULL, NULL};
+	int missing = far->answer == HAS_NONE;
+	CHECK(sealane_region_from_fd("ram", far->fd, 0, FILE_PAGES * PAGE, &regions[0]) == 0);
+	CHECK(sealane_region_from_memory(missing ? "audio" : "video", far->memory, PAGE,
+	                                 &regions[1]) == 0);
+	const struct sealane_region *list[2] = {regions[0], regions[1]};
+	for (int again = 0; again < 2; again++) {
+		CHECK(sealane_target_accept(target, list, 2) == -SEALANE_E_MISUSE);
+		CHECK(strstr(sealane_last_error(), missing ? "is not there" : "has 4096 bytes"));
+	}
+	CHECK(sealane_target_receive(target) == -SEALANE_E_MISUSE);
+	sealane_region_destroy(&regions[0]);
+	sealane_region_destroy(&regions[1]);
+	sealane_target_destroy(&target);
+}
+
 static void *receive(void *argument)
 {
 	struct far *far = argument;
@@ -74,7 +94,11 @@ static void *receive(void *argument)
 	CHECK(sealane_target_offer(target, 0, name, 3, NULL) == -ENAMETOOLONG);
 	CHECK(sealane_target_offer(target, 2, NULL, 0, NULL) == -EINVAL);
 	CHECK(sealane_target_state(target, state, sizeof state) == -EINVAL);
-	if (far->refuses) {
+	if (far->answer == HAS_OTHER_SIZE || far->answer == HAS_NONE) {
+		accepts_wrongly(far, target);
+		return NULL;
+	}
+	if (far->answer == REFUSES) {
 		CHECK(sealane_target_refuse(target, "no such guest is wanted here") == 0);
 		CHECK(sealane_target_ready(target) == -EINVAL);
 		sealane_target_destroy(&target);
@@ -118,14 +142,14 @@ static void same(int near, int far, const void *near_memory, const void *far_mem
 }
 
 /* The lanes of a new session with a target on a thread of its own. */
-static struct sealane_lanes *dial(struct far *far, pthread_t *thread)
+static struct sealane_lanes *dial(struct far *far, pthread_t *thread, void *(*run)(void *))
 {
 	struct sealane_lanes *lanes = NULL;
 	char address[64];
 	int port = sealane_listener_port(far->listener);
 	CHECK(port > 0);
 	snprintf(address, sizeof address, "127.0.0.1:%d", port);
-	CHECK(pthread_create(thread, NULL, receive, far) == 0);
+	CHECK(pthread_create(thread, NULL, run, far) == 0);
 	CHECK(sealane_lanes_dial(address, SEALANE_ROLE_SOURCE, far->secret, far->config, NULL,
 	                         &lanes) == 0);
 	return lanes;
@@ -149,7 +173,7 @@ static void how_far(struct sealane_source *source, struct sealane_target *target
 
 static void a_guest_moves(const struct sealane_secret *secret, const struct sealane_config *config)
 {
-	struct far far = {NULL, secret, config, new_memfd(0), new_memory(), 0, NULL};
+	struct far far = {NULL, secret, config, new_memfd(0), new_memory(), TAKES, NULL};
 	struct sealane_region *regions[2] = {NULL, NULL};
 	struct sealane_source *source = NULL;
 	struct sealane_lanes *lanes;
@@ -164,7 +188,7 @@ static void a_guest_moves(const struct sealane_secret *secret, const struct seal
 	CHECK(sealane_listener_bind("127.0.0.1:0", &far.listener) == 0);
 	new_regions(fd, memory, regions);
 	const struct sealane_region *list[2] = {regions[0], regions[1]};
-	lanes = dial(&far, &thread);
+	lanes = dial(&far, &thread, receive);
 	CHECK(sealane_source_start(lanes, list, 2, config, NULL, &source) == 0);
 	sealane_lanes_destroy(&lanes);
 	CHECK(sealane_source_send_all(source, &round) == 0);
@@ -239,7 +263,7 @@ static void *cancel_soon(void *canceller)
 static void ends_before_the_handover(const struct sealane_secret *secret,
                                      const struct sealane_config *config)
 {
-	struct far far = {NULL, secret, config, -1, NULL, 1, NULL};
+	struct far far = {NULL, secret, config, -1, NULL, REFUSES, NULL};
 	struct sealane_region *regions[2] = {NULL, NULL}, *none = NULL;
 	struct sealane_source *source = NULL;
 	struct sealane_target *target = NULL;
@@ -261,7 +285,7 @@ static void ends_before_the_handover(const struct sealane_secret *secret,
 	const struct sealane_region *list[2] = {regions[0], regions[1]};
 
 	/* The target refuses, and its reason comes. */
-	lanes = dial(&far, &thread);
+	lanes = dial(&far, &thread, receive);
 	CHECK(sealane_source_start(lanes, list, 2, config, NULL, &source) == -SEALANE_E_REFUSED);
 	CHECK(strstr(sealane_last_error(), "refused to go on: no such guest is wanted here") && source == NULL);
 	CHECK(sealane_source_start(lanes, list, 2, config, NULL, &source) == -EINVAL);
@@ -305,6 +329,56 @@ static void ends_before_the_handover(const struct sealane_secret *secret,
 	sealane_listener_destroy(&far.listener);
 	munmap(memory, MEMORY_PAGES * PAGE);
 	close(fd);
+}
+
+static void *receive_nothing(void *argument)
+{
+	struct far *far = argument;
+	struct sealane_lanes *lanes = NULL;
+	struct sealane_target *target = NULL;
+	CHECK(sealane_lanes_accept(far->listener, SEALANE_ROLE_TARGET, far->secret, far->config, NULL,
+	                           &lanes) == 0);
+	CHECK(sealane_target_start(lanes, far->config, NULL, &target) == -SEALANE_E_CLOSED);
+	CHECK(target == NULL);
+	sealane_lanes_destroy(&lanes);
+	return NULL;
+}
+
+/* Wrong calls that are refused take no lanes; those that end the session are no -EINVAL. */
+static void a_wrong_call_that_ends_a_session(const struct sealane_secret *secret,
+                                             const struct sealane_config *config)
+{
+	struct far far = {NULL, secret, config, new_memfd(0), new_memory(), HAS_OTHER_SIZE, NULL};
+	struct sealane_region *regions[2] = {NULL, NULL};
+	struct sealane_source *source = NULL;
+	struct sealane_lanes *lanes;
+	pthread_t thread;
+
+	CHECK(sealane_listener_bind("127.0.0.1:0", &far.listener) == 0);
+	new_regions(far.fd, far.memory, regions);
+	const struct sealane_region *list[2] = {regions[0], regions[1]};
+	for (; far.answer <= HAS_NONE; far.answer++) {
+		lanes = dial(&far, &thread, receive);
+		CHECK(sealane_source_start(lanes, list, 0, config, NULL, &source) == -EINVAL);
+		CHECK(sealane_source_start(lanes, list, 2, config, NULL, NULL) == -EINVAL);
+		CHECK(sealane_lanes_count(lanes) == 2);
+		CHECK(sealane_source_start(lanes, list, 2, config, NULL, &source) == -SEALANE_E_REFUSED);
+		CHECK(strstr(sealane_last_error(), "region \"video\"") && source == NULL);
+		sealane_lanes_destroy(&lanes);
+		pthread_join(thread, NULL);
+	}
+	list[1] = regions[0];
+	lanes = dial(&far, &thread, receive_nothing);
+	CHECK(sealane_source_start(lanes, list, 2, config, NULL, &source) == -SEALANE_E_MISUSE);
+	CHECK(strstr(sealane_last_error(), "two regions are called") && source == NULL);
+	CHECK(sealane_lanes_count(lanes) == -EINVAL);
+	sealane_lanes_destroy(&lanes);
+	pthread_join(thread, NULL);
+	sealane_region_destroy(&regions[0]);
+	sealane_region_destroy(&regions[1]);
+	sealane_listener_destroy(&far.listener);
+	munmap(far.memory, MEMORY_PAGES * PAGE);
+	close(far.fd);
 }
 
 /* How many lines came: of each level, and of two kinds. */
@@ -355,6 +429,7 @@ static void tests(int engine, const char *place)
 	CHECK(sealane_config_set_frame_bytes(config, 65536) == 0);
 	CHECK(sealane_secret_generate(&secret) == 0);
 	ends_before_the_handover(secret, config);
+	a_wrong_call_that_ends_a_session(secret, config);
 	for (int n = 0; n < 4; n++) {
 		/* A secret is for one migration. */
 		sealane_secret_destroy(&secret);
