@@ -443,3 +443,6 @@ pub unsafe extern "C" fn sealane_config_set_congestion(
         })
     })
 }
+
+#[cfg(test)]
+mod tests;
