@@ -1,7 +1,11 @@
 //! Ending what goes on from another thread.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use nix::sys::signal::{SigSet, SigmaskHow};
 
 use crate::error::{CancelledBy, Error, Result};
 
@@ -28,8 +32,41 @@ impl Canceller {
     }
 }
 
-/// In a thread of this crate: the program's signal handlers run on its own threads.
-pub(crate) fn block_signals() {
-    // It cannot fail with a whole set.
-    let _ = nix::sys::signal::SigSet::all().thread_block();
+/// A thread of this crate, which takes no signals: the program's handlers run on its own threads.
+/// It begins with them blocked, as this thread has them meanwhile.
+///
+/// # Errors
+///
+/// What the system says.
+#[doc(hidden)]
+pub fn spawn<T: Send + 'static>(
+    name: String,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    // Neither can fail: the sets are whole, or were there before.
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+    let thread = std::thread::Builder::new().name(name).spawn(run);
+    if let Ok(before) = before {
+        let _ = before.thread_set_mask();
+    }
+    thread
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::Signal;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_begins_without_signals_and_its_maker_keeps_them() {
+        let mut own = SigSet::empty();
+        own.add(Signal::SIGUSR2);
+        own.thread_set_mask().unwrap();
+        let thread = spawn("a thread".to_owned(), || SigSet::thread_get_mask().unwrap()).unwrap();
+        let taken = |set: &SigSet| Signal::iterator().filter(|s| !set.contains(*s)).count();
+        let theirs = thread.join().unwrap();
+        assert_eq!(taken(&theirs), 2, "SIGKILL and SIGSTOP alone");
+        assert_eq!(SigSet::thread_get_mask().unwrap(), own);
+    }
 }

@@ -68,6 +68,8 @@ mod cancel;
 internal!(buffer, engine, establish, lane, migrate, seal, session, trust, wire);
 
 pub use cancel::Canceller;
+#[doc(hidden)] // for the C ABI
+pub use cancel::spawn;
 pub use config::Config;
 pub use config::{EngineChoice, ProviderChoice, ZeroCopy};
 pub use engine::EngineStatistics;

@@ -47,18 +47,15 @@ impl Pending {
         let (cancel, ready) = (Canceller::default(), Arc::new(ready));
         let made = Arc::new(Mutex::new(Step::UnderWay));
         let (theirs, place, bell) = (cancel.clone(), Arc::clone(&made), Arc::clone(&ready));
-        let thread =
-            std::thread::Builder::new().name("sealane hello".to_owned()).spawn(move || {
-                // The program's signal handlers run on its own threads.
-                let _ = nix::sys::signal::SigSet::all().thread_block();
-                let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&theirs)));
-                let bug = || {
-                    let text = "a bug of the library: the handshake's thread panicked";
-                    Err(Failure(crate::SEALANE_E_PANIC, text.to_owned()))
-                };
-                *lock(&place) = Step::Made(Box::new(done.unwrap_or_else(|_| bug())));
-                let _ = bell.write(1); // its count is 0
-            })?;
+        let thread = sealane::spawn("sealane hello".to_owned(), move || {
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&theirs)));
+            let bug = || {
+                let text = "a bug of the library: the handshake's thread panicked";
+                Err(Failure(crate::SEALANE_E_PANIC, text.to_owned()))
+            };
+            *lock(&place) = Step::Made(Box::new(done.unwrap_or_else(|_| bug())));
+            let _ = bell.write(1); // its count is 0
+        })?;
         Ok(Self { cancel, ready, made, thread: Some(thread) })
     }
 }

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
-use crate::cancel::{Canceller, block_signals};
+use crate::cancel::{Canceller, spawn};
 use crate::engine::{self, EngineStatistics};
 use crate::error::{CancelledBy, Error, FirstError, PeerError, Result, SystemError, panicked};
 use crate::lane::Lane;
@@ -226,11 +226,10 @@ impl Threads {
     ) -> Result<()> {
         let alarm = Alarm(Arc::clone(&self.shared));
         let run = move || {
-            block_signals();
             let _alarm = alarm;
             run()
         };
-        let thread = std::thread::Builder::new().name(name.clone()).spawn(run);
+        let thread = spawn(name.clone(), run);
         self.handles.push(thread.map_err(|e| SystemError::from_io("clone", name, &e))?);
         Ok(())
     }

@@ -12,7 +12,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::GRACE;
 use super::channel::Channel;
 use super::control::Voice;
-use crate::cancel::{Canceller, block_signals};
+use crate::cancel::{Canceller, spawn};
 use crate::engine;
 use crate::error::{Error, FirstError, Result, SystemError, panicked};
 
@@ -58,13 +58,12 @@ impl Shared {
     ) -> Result<()> {
         let alarm = Alarm(Arc::clone(self));
         let run = move || {
-            block_signals();
             if let Err(error) = run(&alarm.0) {
                 alarm.0.fail(error);
             }
             alarm.0.wake();
         };
-        let thread = std::thread::Builder::new().name(name.clone()).spawn(run);
+        let thread = spawn(name.clone(), run);
         let thread = thread.map_err(|e| SystemError::from_io("clone", name, &e))?;
         lock(&self.threads).push(thread);
         Ok(())
