@@ -14,8 +14,10 @@
  * Strings end with a zero and are UTF-8. Bytes and structs that a call reads do not change
  * meanwhile, but those of sealane_stream_writev and of regions, which a running guest may write to.
  * Threads of the library take no signals. The library prints nothing and sets no signal. Of the
- * environment two of its parts read a variable each: aws-lc OPENSSL_ia32cap when it is loaded, Rust's
- * standard library RUST_MIN_STACK when the first thread starts.
+ * environment two of its parts read a variable each: aws-lc OPENSSL_ia32cap (OPENSSL_armcap) when it
+ * is loaded, Rust's standard library RUST_MIN_STACK when the first thread starts. aws-lc allocates by
+ * OPENSSL_memory_alloc and its companions where the program defines them for a BoringSSL. What
+ * aborts the process (memory that is not to be had) says so on standard error.
  *
  * Made by cbindgen from the Rust sources: change those.
  */
@@ -201,7 +203,8 @@ struct sealane_doctor {
 };
 
 // Gets a line of UTF-8, which lives as long as the call. Called by any thread that is in the
-// library or of it, several at a time. It does not throw, and does not leave by longjmp.
+// library or of it, several at a time. It does not throw, does not leave by longjmp, and calls no
+// function of this library but sealane_last_error.
 typedef void (*sealane_log_callback)(void *data, int level, const char *text);
 
 // How far an end of a migration is. Set `size` to sizeof(struct sealane_progress) before the

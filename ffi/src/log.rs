@@ -21,7 +21,8 @@ pub const SEALANE_LOG_INFO: c_int = 3;
 pub const SEALANE_LOG_DEBUG: c_int = 4;
 
 /// Gets a line of UTF-8, which lives as long as the call. Called by any thread that is in the
-/// library or of it, several at a time. It does not throw, and does not leave by longjmp.
+/// library or of it, several at a time. It does not throw, does not leave by longjmp, and calls no
+/// function of this library but sealane_last_error.
 pub type sealane_log_callback =
     Option<unsafe extern "C" fn(data: *mut c_void, level: c_int, text: *const c_char)>;
 

@@ -150,3 +150,24 @@ fn the_examples_pipe_copies_its_input() {
     assert!(pipe.stdout(File::create(&to).unwrap()).status().unwrap().success());
     assert!(fs::read(&to).unwrap() == bytes);
 }
+
+/// Names that a library defines for others.
+fn defined(library: &Path, arguments: &[&str]) -> BTreeSet<String> {
+    let symbols = succeeds(Command::new("nm").args(arguments).arg("--defined-only").arg(library));
+    let names = symbols.lines().filter(|line| line.split(' ').count() == 3);
+    let names = names.map(|line| line.rsplit(' ').next().unwrap());
+    names.map(|name| name.split('@').next().unwrap().to_owned()).collect()
+}
+
+#[test]
+#[ignore = "cargo xtask capi runs it"]
+fn the_static_library_shares_no_name_with_openssl_and_gnutls() {
+    let ours = defined(&library_directory().join("libsealane.a"), &["-g"]);
+    assert!(ours.contains("sealane_version") && ours.len() > 1000);
+    for name in ["libcrypto.so", "libssl.so", "libgnutls.so"] {
+        let place = succeeds(Command::new("cc").arg(format!("-print-file-name={name}")));
+        let theirs = defined(Path::new(place.trim()), &["-D"]);
+        assert!(theirs.len() > 100, "{place}");
+        assert_eq!(ours.intersection(&theirs).collect::<Vec<_>>(), [""; 0], "{name}");
+    }
+}

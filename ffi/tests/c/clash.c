@@ -62,7 +62,7 @@ static void crosses(const struct end *from, const struct end *to,
 	CHECK(memcmp(came, message, MESSAGE) == 0);
 }
 
-static void all_at_once(int provider, const unsigned char first[MESSAGE + TAG])
+static void all_at_once(int provider, const char *name, const unsigned char first[MESSAGE + TAG])
 {
 	struct end near, far;
 	struct sealane_secret *secret = NULL;
@@ -71,6 +71,7 @@ static void all_at_once(int provider, const unsigned char first[MESSAGE + TAG])
 	CHECK(sealane_config_new(&config) == 0);
 	CHECK(sealane_config_set_provider(config, provider) == 0);
 	connect_ends(&near, &far, secret, config);
+	CHECK(strcmp(sealane_streams_provider(near.streams), name) == 0);
 	for (int round = 0; round < ROUNDS; round++) {
 		crosses(&near, &far, first);
 		crosses(&far, &near, first);
@@ -85,6 +86,7 @@ int main(void)
 {
 	const int providers[] = {SEALANE_PROVIDER_AWS_LC, SEALANE_PROVIDER_RING,
 	                         SEALANE_PROVIDER_AES_GCM};
+	const char *names[] = {"aws-lc-rs", "ring", "aes-gcm"};
 	unsigned char first[MESSAGE + TAG];
 	memset(key, 7, sizeof key);
 	memset(nonce, 9, sizeof nonce);
@@ -94,7 +96,7 @@ int main(void)
 	by_openssl(first);
 	compare(first);
 	for (size_t n = 0; n < sizeof providers / sizeof *providers; n++)
-		all_at_once(providers[n], first);
+		all_at_once(providers[n], names[n], first);
 	compare(first);
 	gnutls_global_deinit();
 	return 0;
