@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{Counts, Result, cargo, header, man, need_nightly, run};
+use crate::{Counts, Result, cargo, header, man, need, need_nightly, run};
 
 const CARGO_C: &str = "0.10.24+cargo-0.98.0";
 const HEADER: &str = "include/sealane.h";
@@ -28,7 +28,7 @@ const PACKAGES: [(&str, &str); 7] = [
 ///
 /// Where a tool cannot be had, or a test fails.
 pub fn test() -> Result {
-    need_packages()?;
+    need(&PACKAGES)?;
     need_nightly()?;
     man()?;
     let here = env::current_dir().map_err(|e| e.to_string())?;
@@ -155,24 +155,6 @@ fn install_sanitized(tool: &Path, place: &Path) -> Result<PathBuf> {
         true => Ok(prefix),
         false => Err("the sanitized library does not call AddressSanitizer".to_owned()),
     }
-}
-
-fn need_packages() -> Result {
-    let there = |what: &str| match what.starts_with('/') {
-        true => Path::new(what).exists(),
-        false => Command::new(what).arg("--version").output().is_ok(),
-    };
-    let missing: Vec<_> = PACKAGES.iter().filter(|(what, _)| !there(what)).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let names: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
-    let root = Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout == b"0\n");
-    if !root {
-        return Err(format!("missing: apt-get install {}", names.join(" ")));
-    }
-    run(Command::new("apt-get").arg("update"))?;
-    run(Command::new("apt-get").args(["install", "-y"]).args(names))
 }
 
 /// That the sanitizers and Valgrind would have told: a program with a mistake of each kind.

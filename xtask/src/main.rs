@@ -48,7 +48,7 @@ fn main() -> ExitCode {
 
 /// Tidy, then all tests; counts what passed, failed and was skipped.
 fn test() -> Result {
-    need_c_compiler()?;
+    need(&COMPILERS)?;
     tidy::run(Path::new("."))?;
     header::run(true)?;
     let mut counts = Counts::default();
@@ -199,17 +199,26 @@ fn bench(arguments: &[String]) -> Result {
 }
 
 /// aws-lc and ring compile C, and the header is tried as C and as C++.
-fn need_c_compiler() -> Result {
-    let there = |name: &str| Command::new(name).arg("--version").output().is_ok();
-    if there("cc") && there("c++") {
+const COMPILERS: [(&str, &str); 3] =
+    [("cc", "gcc"), ("c++", "g++"), ("/usr/include/stdio.h", "libc6-dev")];
+
+/// Installs the Debian packages whose program, or file where it is a path, is not there.
+fn need(packages: &[(&str, &str)]) -> Result {
+    let there = |what: &str| match what.starts_with('/') {
+        true => Path::new(what).exists(),
+        false => Command::new(what).arg("--version").output().is_ok(),
+    };
+    let missing = packages.iter().filter(|(what, _)| !there(what));
+    let names: Vec<_> = missing.map(|(_, package)| *package).collect();
+    if names.is_empty() {
         return Ok(());
     }
     let root = Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout == b"0\n");
     if !root {
-        return Err("no C and C++ compiler: apt-get install gcc g++ libc6-dev".to_owned());
+        return Err(format!("missing: apt-get install {}", names.join(" ")));
     }
     run(Command::new("apt-get").arg("update"))?;
-    run(Command::new("apt-get").args(["install", "-y", "gcc", "g++", "libc6-dev"]))
+    run(Command::new("apt-get").args(["install", "-y"]).args(names))
 }
 
 fn cargo(arguments: &[&str]) -> Command {
