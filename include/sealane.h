@@ -664,7 +664,7 @@ int sealane_canceller_cancel(const struct sealane_canceller *canceller);
 void sealane_canceller_destroy(struct sealane_canceller **canceller);
 
 // Offers regions over lanes and waits until the target takes them. The lanes are taken unless
-// -EINVAL is returned.
+// -EINVAL or -SEALANE_E_FORKED is returned.
 //
 // `config` NULL: the defaults. `canceller` NULL: none.
 //
@@ -715,7 +715,7 @@ int sealane_source_send_bitmaps(const struct sealane_source *source,
                                 struct sealane_round *report);
 
 // Sends the device state (at most 64 MiB), says that this was all, and waits until the target has
-// it. The guest stands still by now.
+// it and calls itself ready (sealane_target_ready). The guest stands still by now.
 //
 // Returns 0; -EINVAL for more state, or after a commit; what ended the session.
 //
@@ -931,7 +931,8 @@ ssize_t sealane_streams_frame_bytes(const struct sealane_streams *streams);
 // Caller: `streams` is null, or points to null or to a session that nobody uses.
 void sealane_streams_destroy(struct sealane_streams **streams);
 
-// Waits over lanes for the source's offer. The lanes are taken unless -EINVAL is returned.
+// Waits over lanes for the source's offer. The lanes are taken unless -EINVAL or
+// -SEALANE_E_FORKED is returned.
 //
 // `config` NULL: the defaults. `canceller` NULL: none.
 //

@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_int};
 use std::sync::Mutex;
 
-use sealane::{Lanes, Listener, dial};
+use sealane::{Lanes, Listener, Role, dial};
 
 use crate::doctor::provider_name;
 use crate::fence::{
@@ -207,15 +207,24 @@ pub unsafe extern "C" fn sealane_lanes_destroy(lanes: *mut *mut sealane_lanes) {
     unsafe { destroy(lanes) }
 }
 
-/// Takes the lanes out of their handle.
+/// Takes the lanes out of their handle, where they are of that role.
 ///
 /// # Safety
 ///
 /// As for [`argument`].
-pub(crate) unsafe fn take(lanes: *const sealane_lanes) -> Outcome<Lanes> {
+pub(crate) unsafe fn take(lanes: *const sealane_lanes, role: Role) -> Outcome<Lanes> {
     // SAFETY: as this function's.
-    let lanes = unsafe { argument(lanes) }?;
-    lock(lanes).take().ok_or_else(taken)
+    let mut lanes = lock(unsafe { argument(lanes) }?);
+    match &*lanes {
+        Some(there) if there.role() != role => {
+            let (theirs, call) = match role {
+                Role::Source => ("target", "sealane_target_start"),
+                Role::Target => ("source", "sealane_source_start"),
+            };
+            Err(Failure::invalid(format!("these are lanes of a {theirs}: {call} takes them")))
+        }
+        _ => lanes.take().ok_or_else(taken),
+    }
 }
 
 fn taken() -> Failure {

@@ -3,7 +3,7 @@
 use std::ffi::{c_int, c_void};
 
 use sealane::memory::{DirtyBitmap, Run};
-use sealane::{LaneStatistics, Source};
+use sealane::{LaneStatistics, Role, Source};
 
 use crate::error::undone;
 use crate::fence::{
@@ -85,7 +85,7 @@ pub struct sealane_statistics {
 }
 
 /// Offers regions over lanes and waits until the target takes them. The lanes are taken unless
-/// -EINVAL is returned.
+/// -EINVAL or -SEALANE_E_FORKED is returned.
 ///
 /// `config` NULL: the defaults. `canceller` NULL: none.
 ///
@@ -113,7 +113,8 @@ pub unsafe extern "C" fn sealane_source_start(
         let regions = unsafe { regions(list, count) }?;
         let pages = regions.iter().map(|region| region.pages()).collect();
         // SAFETY: as this function's.
-        let source = Source::start(unsafe { take(lanes) }?, regions, &config, &cancel)?;
+        let source =
+            Source::start(unsafe { take(lanes, Role::Source) }?, regions, &config, &cancel)?;
         let progress = source.progress();
         // SAFETY: not null, and may be written by the caller's word.
         unsafe { give(out, Driven::new(Sending::new(source, pages), progress)) };
@@ -260,7 +261,7 @@ unsafe fn round(
 }
 
 /// Sends the device state (at most 64 MiB), says that this was all, and waits until the target has
-/// it. The guest stands still by now.
+/// it and calls itself ready (sealane_target_ready). The guest stands still by now.
 ///
 /// Returns 0; -EINVAL for more state, or after a commit; what ended the session.
 ///

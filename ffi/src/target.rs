@@ -2,8 +2,8 @@
 
 use std::ffi::{c_char, c_int, c_void};
 
-use sealane::Target;
 use sealane::error::Error;
+use sealane::{Role, Target};
 
 use crate::fence::{Handle, Outcome, call, destroy, give, int, opaque, place, text, with};
 use crate::lanes::take;
@@ -38,7 +38,8 @@ enum Phase {
     Ready,
 }
 
-/// Waits over lanes for the source's offer. The lanes are taken unless -EINVAL is returned.
+/// Waits over lanes for the source's offer. The lanes are taken unless -EINVAL or
+/// -SEALANE_E_FORKED is returned.
 ///
 /// `config` NULL: the defaults. `canceller` NULL: none.
 ///
@@ -59,7 +60,7 @@ pub unsafe extern "C" fn sealane_target_start(
         // SAFETY: as this function's.
         let (config, cancel) = unsafe { (crate::config::settings(config)?, cancel(canceller)?) };
         // SAFETY: as this function's.
-        let target = Target::start(unsafe { take(lanes) }?, &config, &cancel)?;
+        let target = Target::start(unsafe { take(lanes, Role::Target) }?, &config, &cancel)?;
         let progress = target.progress();
         // SAFETY: not null, and may be written by the caller's word.
         unsafe { give(out, Driven::new(Receiving::new(target), progress)) };

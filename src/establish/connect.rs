@@ -7,18 +7,26 @@ use std::time::Instant;
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, setsockopt, sockopt};
 
 use super::TICK;
+use crate::cancel::Canceller;
 use crate::config::Config;
 use crate::engine;
 use crate::error::{Error, Result, SystemError};
 
 /// A connection to a listener, non-blocking, with its options set.
-pub fn connect(address: &str, config: &Config, deadline: Instant) -> Result<TcpStream> {
+pub fn connect(
+    address: &str,
+    config: &Config,
+    deadline: Instant,
+    cancel: &Canceller,
+) -> Result<TcpStream> {
+    cancel.check()?;
     let failed = |operation, e: &std::io::Error| SystemError::from_io(operation, address, e);
     let mut last = None;
     let resolved = address.to_socket_addrs().map_err(|e| {
         failed("resolve", &e).remedy(format!("{e}: HOST:PORT is wanted, of a host that is known"))
     })?;
     for resolved in resolved {
+        cancel.check()?;
         let left = deadline.saturating_duration_since(Instant::now()).max(TICK);
         match TcpStream::connect_timeout(&resolved, left) {
             Ok(socket) => {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Run;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SystemError};
 
 /// One bit a page, as `KVM_GET_DIRTY_LOG` fills it: bit `n % 64` of word `n / 64` is page `n`.
 ///
@@ -147,6 +147,18 @@ impl AtomicBitmap {
         Self { words, pages }
     }
 
+    /// As [`Self::new`], of a size that somebody said: nothing ends where there is no such memory.
+    pub(super) fn for_region(name: &str, pages: u64) -> Result<Self> {
+        let (count, mut words) = (pages.div_ceil(64), Vec::new());
+        let room = usize::try_from(count).ok().and_then(|n| words.try_reserve_exact(n).ok());
+        if room.is_none() {
+            let what = format!("region {name}: a bit for each of {pages} pages");
+            return Err(SystemError::from_errno("malloc", what, libc::ENOMEM).into());
+        }
+        words.resize_with(count as usize, AtomicU64::default);
+        Ok(Self { words, pages })
+    }
+
     /// Marks a page.
     ///
     /// # Panics
@@ -233,5 +245,12 @@ mod tests {
         let error = DirtyBitmap::from_words(vec![0; 3], 64).unwrap_err().to_string();
         assert!(error.contains("3 words") && error.contains("1 are wanted"), "{error}");
         assert!(DirtyBitmap::from_words(vec![1 << 10], 10).is_err());
+    }
+
+    #[test]
+    fn a_region_of_any_size_is_an_error_and_no_abort() {
+        let none = AtomicBitmap::for_region("ram", u64::MAX / 4096).unwrap_err();
+        assert!(none.to_string().contains("region ram"), "{none}");
+        assert_eq!(AtomicBitmap::for_region("ram", 65).unwrap().words.len(), 2);
     }
 }

@@ -86,7 +86,7 @@ impl Region {
         };
         let backing = Backing { file: Arc::new(file.into()), offset, writable };
         let pages = bytes.div_ceil(PAGE_BYTES as u64);
-        let populated = AtomicBitmap::new(pages);
+        let populated = AtomicBitmap::for_region(name, pages)?;
         mark_data(&backing, bytes, &populated);
         Ok(Self(Arc::new(Inner {
             name: name.to_owned(),
@@ -120,7 +120,7 @@ impl Region {
             )));
         }
         let pages = (bytes / PAGE_BYTES) as u64;
-        let populated = AtomicBitmap::new(pages);
+        let populated = AtomicBitmap::for_region(name, pages)?;
         populated.set_run(Run { first_page: 0, pages });
         Ok(Self(Arc::new(Inner {
             name: name.to_owned(),

@@ -12,6 +12,7 @@ use crate::wire::Role;
 /// Authenticated lanes and what was agreed about them.
 pub struct Lanes {
     pub(super) lanes: Vec<Lane>,
+    role: Role,
     pub(super) frame_bytes: usize,
     pub(super) provider: Provider,
     pub(super) spent: Spent,
@@ -20,13 +21,30 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    fn new(lanes: Vec<Lane>, session: &Session) -> Self {
+    fn new(lanes: Vec<Lane>, session: &Session, role: Role) -> Self {
         Self {
             lanes,
+            role,
             frame_bytes: session.frame_bytes,
             provider: session.provider,
             spent: session.spent.clone(),
             migration_id: session.migration_id(),
+        }
+    }
+
+    /// What this end was when they were opened.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Lanes of the other role would wait for what never comes.
+    pub(super) fn check_role(&self, wanted: Role) -> Result<()> {
+        match self.role == wanted {
+            true => Ok(()),
+            false => Err(Error::Misuse(format!(
+                "the lanes were opened as those of a {:?}: a {wanted:?} is wanted",
+                self.role
+            ))),
         }
     }
 
@@ -62,15 +80,15 @@ pub fn dial(
     config.check()?;
     secret.check_unspent()?;
     let shake = Shake::begin(role, Use::Migration, config, cancel);
-    let socket = connect(address, config, shake.deadline)?;
+    let socket = connect(address, config, shake.deadline, cancel)?;
     let peer = peer_of(&socket, address);
     let (session, first) = shake.open(socket, secret)?;
     let mut lanes = vec![first];
     for lane in 1..session.lanes {
-        let socket = connect(&peer, config, shake.deadline)?;
+        let socket = connect(&peer, config, shake.deadline, cancel)?;
         lanes.push(shake.join(&session, socket, lane)?);
     }
-    Ok(Lanes::new(lanes, &session))
+    Ok(Lanes::new(lanes, &session, role))
 }
 
 impl Listener {
@@ -99,7 +117,7 @@ impl Listener {
             let joined = self.join(&session, secret, &shake, until, next)?;
             lanes.push(joined.ok_or_else(|| silent(config))?);
         }
-        Ok(Lanes::new(lanes, &session))
+        Ok(Lanes::new(lanes, &session, role))
     }
 }
 

@@ -19,7 +19,7 @@ use crate::memory::{DirtyBitmap, Region, Run};
 use crate::seal::Opener;
 use crate::session::{self, SourceEvent, lane_of};
 use crate::trust::Spent;
-use crate::wire::{Control, Opened, RegionEntry, RegionTable, STATE_BYTES_MAX, parse_header};
+use crate::wire::{Control, Opened, RegionEntry, RegionTable, Role, STATE_BYTES_MAX, parse_header};
 
 /// Orders that wait for a lane.
 const ORDERS: usize = 64;
@@ -69,6 +69,7 @@ impl Source {
         cancel: &Canceller,
     ) -> Result<Self> {
         config.check()?;
+        lanes.check_role(Role::Source)?;
         let table = region_table(&regions)?;
         let shared = Shared::new(&lanes.lanes, cancel);
         let frame_bytes = lanes.frame_bytes;

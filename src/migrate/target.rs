@@ -17,7 +17,7 @@ use crate::lane::{Lane, Receiver as LaneReceiver, Sender as LaneSender};
 use crate::memory::Region;
 use crate::session::{self, TargetEvent};
 use crate::trust::Spent;
-use crate::wire::{Control, RegionTable, reason_bytes};
+use crate::wire::{Control, RegionTable, Role, reason_bytes};
 
 /// Receives a guest.
 pub struct Target {
@@ -49,6 +49,7 @@ impl Target {
     /// the session.
     pub fn start(lanes: Lanes, config: &Config, cancel: &Canceller) -> Result<Self> {
         config.check()?;
+        lanes.check_role(Role::Target)?;
         let shared = Shared::new(&lanes.lanes, cancel);
         let session = Arc::new(Mutex::new(session::Target::new(lanes.count())));
         let regions = Arc::new(OnceLock::new());

@@ -176,7 +176,7 @@ impl Streams {
         config.check()?;
         secret.check_unspent()?;
         let shake = Shake::begin(role, Use::Streams, config, cancel);
-        let socket = connect(address, config, shake.deadline)?;
+        let socket = connect(address, config, shake.deadline, cancel)?;
         let dialled = (address.to_owned(), peer_of(&socket, address));
         let (session, lane) = shake.open(socket, secret)?;
         Ok((Self::new(session, secret, config, Some(dialled)), lane))
@@ -185,7 +185,7 @@ impl Streams {
     pub(crate) fn dial_next_lane(&self, address: &str, cancel: &Canceller) -> Result<Lane> {
         let known = self.dialled().filter(|(name, _)| *name == address);
         let address = known.map_or(address, |(_, peer)| peer);
-        let socket = connect(address, &self.0.config, self.shake(cancel).deadline)?;
+        let socket = connect(address, &self.0.config, self.shake(cancel).deadline, cancel)?;
         self.join_lane(socket, cancel)
     }
 

@@ -286,6 +286,9 @@ static void ends_before_the_handover(const struct sealane_secret *secret,
 
 	/* The target refuses, and its reason comes. */
 	lanes = dial(&far, &thread, receive);
+	/* They are no target's, and are there still. */
+	CHECK(sealane_target_start(lanes, config, NULL, &target) == -EINVAL && target == NULL);
+	CHECK(strstr(sealane_last_error(), "sealane_source_start"));
 	CHECK(sealane_source_start(lanes, list, 2, config, NULL, &source) == -SEALANE_E_REFUSED);
 	CHECK(strstr(sealane_last_error(), "refused to go on: no such guest is wanted here") && source == NULL);
 	CHECK(sealane_source_start(lanes, list, 2, config, NULL, &source) == -EINVAL);
@@ -298,6 +301,9 @@ static void ends_before_the_handover(const struct sealane_secret *secret,
 	CHECK(sealane_lanes_accept(far.listener, SEALANE_ROLE_TARGET, secret, config, canceller,
 	                           &lanes) == -SEALANE_E_CANCELLED);
 	pthread_join(thread, NULL);
+	/* Those to come too, before anything is looked up. */
+	CHECK(sealane_lanes_dial("no such host", SEALANE_ROLE_SOURCE, secret, config, canceller,
+	                         &lanes) == -SEALANE_E_CANCELLED);
 	sealane_canceller_destroy(&canceller);
 
 	CHECK(sealane_lanes_dial("127.0.0.1:1", SEALANE_ROLE_SOURCE, secret, config, NULL, &lanes) ==
