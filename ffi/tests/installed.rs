@@ -62,7 +62,6 @@ fn declared() -> BTreeSet<String> {
 }
 
 #[test]
-#[ignore = "cargo xtask capi runs it"]
 fn nothing_but_the_headers_functions_is_exported_each_with_a_version() {
     let library = library_directory().join("libsealane.so.0");
     let symbols = succeeds(Command::new("nm").args(["-D", "--defined-only"]).arg(&library));
@@ -80,7 +79,6 @@ fn nothing_but_the_headers_functions_is_exported_each_with_a_version() {
 }
 
 #[test]
-#[ignore = "cargo xtask capi runs it"]
 fn openssl_and_gnutls_live_in_the_same_process() {
     let place = tempfile::tempdir().unwrap();
     for (name, library) in [("shared", "-lsealane"), ("static", "-l:libsealane.a")] {
@@ -116,7 +114,6 @@ fn examples() -> TempDir {
 }
 
 #[test]
-#[ignore = "cargo xtask capi runs it"]
 fn the_examples_source_and_target_move_a_guest() {
     let place = examples();
     let secret = place.path().join("key");
@@ -139,7 +136,6 @@ fn the_examples_source_and_target_move_a_guest() {
 }
 
 #[test]
-#[ignore = "cargo xtask capi runs it"]
 fn the_examples_pipe_copies_its_input() {
     let place = examples();
     let (from, to) = (place.path().join("from"), place.path().join("to"));
@@ -160,7 +156,6 @@ fn defined(library: &Path, arguments: &[&str]) -> BTreeSet<String> {
 }
 
 #[test]
-#[ignore = "cargo xtask capi runs it"]
 fn the_static_library_shares_no_name_with_openssl_and_gnutls() {
     let ours = defined(&library_directory().join("libsealane.a"), &["-g"]);
     assert!(ours.contains("sealane_version") && ours.len() > 1000);

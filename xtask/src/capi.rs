@@ -68,8 +68,8 @@ const SANITIZE: &str = "-fsanitize=address,undefined -fno-sanitize-recover=all";
 const WAYS: [Way; 3] = [
     Way {
         name: "as they are",
-        tests: &["--test", "c", "--test", "peers", "--test", "installed"],
-        arguments: &["--include-ignored"],
+        tests: &["--features", "capi", "--test", "c", "--test", "peers", "--test", "installed"],
+        arguments: &[],
         sanitized: false,
         environment: &[],
     },
