@@ -133,6 +133,12 @@
 // This end is the migration's target.
 #define SEALANE_ROLE_TARGET 2
 
+// The connection wants to open a session: sealane_streams_answer.
+#define SEALANE_ASKS_OPEN 1
+
+// The connection wants to join the session: sealane_streams_admit.
+#define SEALANE_ASKS_JOIN 2
+
 // Ends waits of this library from another thread. Any thread may use it, and it may be
 // destroyed once the call that took it has returned.
 struct sealane_canceller;
@@ -874,6 +880,19 @@ int sealane_streams_answer(int fd,
                            const struct sealane_canceller *canceller,
                            struct sealane_streams **out_streams,
                            struct sealane_stream **out_stream);
+
+// Waits for the first bytes of a connection that this end accepted and leaves them there, for
+// who does not know which of the two comes. At most the settings' handshake_timeout_ms.
+//
+// `config` NULL: the defaults. `canceller` NULL: none.
+//
+// Returns SEALANE_ASKS_OPEN or SEALANE_ASKS_JOIN; -SEALANE_E_NOT_AUTHENTICATED where the other end
+// speaks something else, TLS for one; -SEALANE_E_CANCELLED, -errno.
+//
+// Caller: `config` and `canceller` are alive, or null.
+int sealane_streams_asks(int fd,
+                         const struct sealane_config *config,
+                         const struct sealane_canceller *canceller);
 
 // One more stream of the session over a connected socket, as the end that connected it. As
 // sealane_streams_open.

@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_int};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use sealane::stream::{Stream, Streams};
+use sealane::stream::{Asks, Stream, Streams};
 use sealane::{Canceller, Role};
 
 use crate::doctor::provider_name;
@@ -20,6 +20,11 @@ opaque!(sealane_streams, Streams);
 pub const SEALANE_ROLE_SOURCE: c_int = 1;
 /// This end is the migration's target.
 pub const SEALANE_ROLE_TARGET: c_int = 2;
+
+/// The connection wants to open a session: sealane_streams_answer.
+pub const SEALANE_ASKS_OPEN: c_int = 1;
+/// The connection wants to join the session: sealane_streams_admit.
+pub const SEALANE_ASKS_JOIN: c_int = 2;
 
 /// Opens a session over a connected stream socket (TCP, AF_UNIX), as the end that connected it.
 /// Waits until the other end has shown that it holds the secret, at most the settings'
@@ -69,6 +74,33 @@ pub unsafe extern "C" fn sealane_streams_answer(
     unsafe {
         begin(fd, role, (secret, config, canceller), (out_streams, out_stream), Streams::answer)
     }
+}
+
+/// Waits for the first bytes of a connection that this end accepted and leaves them there, for
+/// who does not know which of the two comes. At most the settings' handshake_timeout_ms.
+///
+/// `config` NULL: the defaults. `canceller` NULL: none.
+///
+/// Returns SEALANE_ASKS_OPEN or SEALANE_ASKS_JOIN; -SEALANE_E_NOT_AUTHENTICATED where the other end
+/// speaks something else, TLS for one; -SEALANE_E_CANCELLED, -errno.
+///
+/// # Safety
+///
+/// `config` and `canceller` are alive, or null.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_streams_asks(
+    fd: c_int,
+    config: *const sealane_config,
+    canceller: *const sealane_canceller,
+) -> c_int {
+    int(call(|| {
+        // SAFETY: as this function's.
+        let (config, cancel) = unsafe { (crate::config::settings(config)?, cancel(canceller)?) };
+        Ok(match Streams::asks(duplicate(fd)?, &config, &cancel)? {
+            Asks::Open => i64::from(SEALANE_ASKS_OPEN),
+            Asks::Join => i64::from(SEALANE_ASKS_JOIN),
+        })
+    }))
 }
 
 type Begin = fn(

@@ -5,10 +5,12 @@
 //! on a peer that does not hold the secret. All of it is under one deadline.
 #![forbid(unsafe_code)]
 
+mod arrival;
 mod connect;
 mod listener;
 mod shake;
 
+pub use arrival::arrival;
 pub use connect::{connect, peer_of, tune_if_tcp};
 pub use listener::{Listener, Until};
 pub use shake::{Session, Shake, Use};

@@ -53,6 +53,8 @@ mod writing;
 
 pub use session::Streams;
 
+pub use crate::wire::Asks;
+
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

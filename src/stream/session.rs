@@ -2,17 +2,17 @@
 
 use std::collections::HashSet;
 use std::net::TcpStream;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use super::Stream;
 use crate::cancel::Canceller;
 use crate::config::{Config, STREAMS_MAX};
 use crate::error::{Error, PeerError, Result, SystemError};
-use crate::establish::{Listener, Session, Shake, Until, Use, connect, peer_of, tune_if_tcp};
+use crate::establish::{self, Listener, Session, Shake, Until, Use, connect, peer_of, tune_if_tcp};
 use crate::lane::Lane;
 use crate::trust::{self, OneTimeSecret};
-use crate::wire::{DiallerHello, Role};
+use crate::wire::{Asks, DiallerHello, Role};
 
 /// Streams that belong together. Clones are the same session.
 ///
@@ -84,6 +84,18 @@ impl Streams {
             Some((session, lane)) => Self::new(session, secret, config, None).with(lane),
             None => Err(stranger("it went away during the handshake")),
         }
+    }
+
+    /// Waits for the first bytes of a connection that this end accepted and leaves them there:
+    /// whether it wants [`Self::answer`] or [`Self::admit`], where either may come. At most
+    /// `config.handshake_timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`PeerError::NotAuthenticated`] where it is no first message of this protocol, with what is
+    /// known of it: TLS, a plain migration of QEMU's.
+    pub fn asks(socket: impl AsFd, config: &Config, cancel: &Canceller) -> Result<Asks> {
+        establish::arrival(socket.as_fd(), config, cancel)
     }
 
     /// One more stream over a connected socket, as the end that dialled.

@@ -58,6 +58,53 @@ impl Role {
     }
 }
 
+/// What a connection that was accepted asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asks {
+    /// A new session.
+    Open,
+    /// One more lane, or stream, of a session that is open.
+    Join,
+}
+
+/// The first bytes of a connection, before its first message is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstBytes {
+    /// The beginning of a first message.
+    Ours(Asks),
+    /// The beginning of something else, as far as it is known.
+    Foreign(&'static str),
+    /// Not enough to tell.
+    Partial,
+}
+
+impl FirstBytes {
+    /// How many tell.
+    pub const BYTES: usize = MAGIC.len() + 1;
+
+    /// Looks at the bytes that came so far.
+    pub fn parse(bytes: &[u8]) -> Self {
+        let known = bytes.len().min(MAGIC.len());
+        if bytes[..known] == MAGIC[..known] {
+            return match bytes.get(MAGIC.len()) {
+                None => Self::Partial,
+                Some(&KIND_OPEN) => Self::Ours(Asks::Open),
+                Some(&KIND_JOIN) => Self::Ours(Asks::Join),
+                Some(_) => Self::Foreign("it asks for something that this version does not know"),
+            };
+        }
+        // RFC 8446, 5.1: a handshake record and its version. QEMU: the magic numbers of its main
+        // and of its multifd channels, big-endian.
+        Self::Foreign(match bytes {
+            [0x16, 0x03, ..] => "it speaks TLS, not Sealane",
+            [b'Q', b'E', b'V', b'M', ..] | [0x11, 0x22, 0x33, 0x44, ..] => {
+                "it sends a plain migration of QEMU's, not Sealane"
+            }
+            _ => "its first bytes are not Sealane's",
+        })
+    }
+}
+
 /// What the dialler's first message asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiallerHello {
@@ -376,6 +423,28 @@ mod tests {
             lanes: 8,
             frame_bytes: 256 << 10,
             migration_id: [7; 16],
+        }
+    }
+
+    #[test]
+    fn first_bytes_tell_as_soon_as_they_can() {
+        let open = open().encode();
+        for count in 0..FirstBytes::BYTES {
+            assert_eq!(FirstBytes::parse(&open[..count]), FirstBytes::Partial);
+        }
+        assert_eq!(FirstBytes::parse(&open), FirstBytes::Ours(Asks::Open));
+        assert_eq!(FirstBytes::parse(b"SEALANE\n\x02"), FirstBytes::Ours(Asks::Join));
+        for (bytes, word) in [
+            (&b"\x16\x03\x01"[..], "TLS"),
+            (b"QEVM\0\0\0\x03", "QEMU"),
+            (&[0x11, 0x22, 0x33, 0x44], "QEMU"),
+            (b"SEALANE\n\0", "does not know"),
+            (b"SEALANE\r", "not Sealane's"),
+        ] {
+            match FirstBytes::parse(bytes) {
+                FirstBytes::Foreign(reason) => assert!(reason.contains(word), "{reason}"),
+                other => panic!("{bytes:?}: {other:?}"),
+            }
         }
     }
 

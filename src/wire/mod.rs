@@ -37,9 +37,9 @@ pub mod fuzz_bodies;
 
 pub use control::{Control, STATE_BYTES_MAX, reason_bytes};
 pub use hello::{
-    DIALLER_HELLO_BYTES, DiallerHello, JOIN_REPLY_BYTES, JoinHello, JoinReply, NOISE_FIRST_BYTES,
-    OPEN_CLEAR_BYTES, OPEN_REPLY_BYTES, OpenHello, OpenReply, REPLY_PLAIN_BYTES, Refusal, Role,
-    VERSION,
+    Asks, DIALLER_HELLO_BYTES, DiallerHello, FirstBytes, JOIN_REPLY_BYTES, JoinHello, JoinReply,
+    NOISE_FIRST_BYTES, OPEN_CLEAR_BYTES, OPEN_REPLY_BYTES, OpenHello, OpenReply, REPLY_PLAIN_BYTES,
+    Refusal, Role, VERSION,
 };
 pub use pages::{PageRun, Pages, encode_pages};
 pub use prefix::Prefix;

@@ -90,8 +90,44 @@ struct join {
 static void *admit(void *argument)
 {
 	struct join *join = argument;
+	CHECK(sealane_streams_asks(join->fd, NULL, NULL) == SEALANE_ASKS_JOIN);
 	join->result = sealane_streams_admit(join->streams, join->fd, NULL, &join->stream);
 	return NULL;
+}
+
+/* What a connection asks for is told before anything of it is read. */
+static void asked_for(void)
+{
+	static const struct { const char *bytes; size_t length; int result; const char *text; } first[] = {
+		{"SEALANE\n\1", 9, SEALANE_ASKS_OPEN, ""},
+		{"SEALANE\n\2", 9, SEALANE_ASKS_JOIN, ""},
+		{"SEALANE\n\3", 9, -SEALANE_E_NOT_AUTHENTICATED, "does not know"},
+		{"\x16\x03\x01\x02", 4, -SEALANE_E_NOT_AUTHENTICATED, "TLS"},
+		{"QEVM\0\0\0\3", 8, -SEALANE_E_NOT_AUTHENTICATED, "QEMU"},
+		{"GET /", 5, -SEALANE_E_NOT_AUTHENTICATED, "not Sealane's"},
+		{"", 0, -SEALANE_E_NOT_AUTHENTICATED, "closed"},
+		{"SEAL", 4, -SEALANE_E_NOT_AUTHENTICATED, "in time"},
+	};
+	struct sealane_config *hasty = NULL;
+	CHECK(sealane_config_new(&hasty) == 0);
+	CHECK(sealane_config_set_handshake_timeout_ms(hasty, 50) == 0);
+	for (size_t n = 0; n < sizeof first / sizeof first[0]; n++) {
+		int fds[2];
+		char bytes[16];
+		sockets(fds);
+		CHECK(write(fds[0], first[n].bytes, first[n].length) == (ssize_t)first[n].length);
+		if (first[n].length == 0)
+			CHECK(shutdown(fds[0], SHUT_WR) == 0);
+		CHECK(sealane_streams_asks(fds[1], hasty, NULL) == first[n].result);
+		if (first[n].result < 0)
+			CHECK(strstr(sealane_last_error(), first[n].text));
+		CHECK(recv(fds[1], bytes, sizeof bytes, MSG_DONTWAIT) == (ssize_t)first[n].length);
+		CHECK(memcmp(bytes, first[n].bytes, first[n].length) == 0);
+		close(fds[0]);
+		close(fds[1]);
+	}
+	CHECK(sealane_streams_asks(-1, hasty, NULL) == -EBADF);
+	sealane_config_destroy(&hasty);
 }
 
 static void more_streams_and_readiness(const struct sealane_secret *secret,
@@ -332,6 +368,7 @@ static void tests(int engine, const char *place)
 	CHECK(sealane_config_set(config, "zero_copy", "off") == 0);
 	CHECK(sealane_secret_generate(&secret) == 0);
 	mistakes_are_errors(secret, config);
+	asked_for();
 	more_streams_and_readiness(secret, config);
 	handshakes_wait_elsewhere(secret, config);
 	doctor_looks(engine);
