@@ -1,0 +1,375 @@
+/*
+ * Sealane credentials: what both ends of a migration hold, and the session
+ * that was opened with it.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <sealane.h>
+
+#include "crypto/sealanecreds.h"
+#include "qapi/error.h"
+#include "qemu/lockable.h"
+#include "qemu/module.h"
+#include "qemu/thread.h"
+#include "qom/object_interfaces.h"
+
+/* How long a join waits for its session, which may be about to be adopted. */
+#define SEALANE_ADOPT_MS 10000
+/* Connections that are heard out at a time, whoever they are from. */
+#define SEALANE_HANDSHAKES_MAX 64
+
+struct SealaneCreds {
+    Object parent;
+    QCryptoTLSCredsEndpoint endpoint;
+    char *secret_file;
+    char *engine;
+    struct sealane_secret *secret;
+    struct sealane_config *config;
+    unsigned handshakes; /* atomic */
+
+    QemuMutex lock;
+    QemuCond adopted;
+    SealaneSession *session; /* under lock */
+};
+
+struct SealaneSession {
+    struct sealane_streams *streams;
+    unsigned channels; /* open ones, under the credentials' lock */
+};
+
+static void sealane_session_clear(gpointer opaque)
+{
+    SealaneSession *session = opaque;
+
+    sealane_streams_destroy(&session->streams);
+}
+
+static void sealane_session_unref(SealaneSession *session)
+{
+    if (session) {
+        g_atomic_rc_box_release_full(session, sealane_session_clear);
+    }
+}
+
+/* Takes over @streams, with one channel. */
+static SealaneSession *sealane_session_new(struct sealane_streams *streams)
+{
+    SealaneSession *session = g_atomic_rc_box_new0(SealaneSession);
+
+    session->streams = streams;
+    session->channels = 1;
+    return session;
+}
+
+bool sealane_creds_check_endpoint(SealaneCreds *creds,
+                                  QCryptoTLSCredsEndpoint endpoint,
+                                  Error **errp)
+{
+    if (creds->endpoint == endpoint) {
+        return true;
+    }
+    error_setg(errp, "Sealane credentials of a %s where those of a %s are "
+               "wanted: create them with endpoint=%s",
+               QCryptoTLSCredsEndpoint_str(creds->endpoint),
+               QCryptoTLSCredsEndpoint_str(endpoint),
+               QCryptoTLSCredsEndpoint_str(endpoint));
+    return false;
+}
+
+static void sealane_creds_error(Error **errp)
+{
+    error_setg(errp, "Sealane: %s", sealane_last_error());
+}
+
+/* The source connects, whatever QEMU migrates. */
+static int sealane_creds_role(SealaneCreds *creds)
+{
+    return creds->endpoint == QCRYPTO_TLS_CREDS_ENDPOINT_CLIENT ?
+        SEALANE_ROLE_SOURCE : SEALANE_ROLE_TARGET;
+}
+
+/* The current session with a reference and a place for one more channel. */
+static SealaneSession *sealane_creds_enter(SealaneCreds *creds)
+{
+    SealaneSession *session;
+
+    QEMU_LOCK_GUARD(&creds->lock);
+    if (!creds->session &&
+        creds->endpoint == QCRYPTO_TLS_CREDS_ENDPOINT_SERVER) {
+        /* The other end knows that it is open sooner than this main loop. */
+        int64_t until = g_get_monotonic_time() + SEALANE_ADOPT_MS * 1000;
+        int64_t left;
+
+        while (!creds->session &&
+               (left = (until - g_get_monotonic_time()) / 1000) > 0) {
+            qemu_cond_timedwait(&creds->adopted, &creds->lock, left);
+        }
+    }
+    session = creds->session;
+    if (session) {
+        session->channels++;
+        g_atomic_rc_box_acquire(session);
+    }
+    return session;
+}
+
+typedef int SealaneBegin(int fd, int role,
+                         const struct sealane_secret *secret,
+                         const struct sealane_config *config,
+                         const struct sealane_canceller *canceller,
+                         struct sealane_streams **streams,
+                         struct sealane_stream **stream);
+typedef int SealaneMore(const struct sealane_streams *streams, int fd,
+                        const struct sealane_canceller *canceller,
+                        struct sealane_stream **stream);
+
+static struct sealane_stream *
+sealane_creds_begin(SealaneCreds *creds, SealaneBegin *begin, int fd,
+                    const struct sealane_canceller *canceller,
+                    SealaneSession **session, Error **errp)
+{
+    struct sealane_streams *streams = NULL;
+    struct sealane_stream *stream = NULL;
+
+    if (begin(fd, sealane_creds_role(creds), creds->secret, creds->config,
+              canceller, &streams, &stream) < 0) {
+        sealane_creds_error(errp);
+        return NULL;
+    }
+    *session = sealane_session_new(streams);
+    return stream;
+}
+
+static struct sealane_stream *
+sealane_creds_more(SealaneCreds *creds, SealaneMore *more, int fd,
+                   const struct sealane_canceller *canceller,
+                   SealaneSession **session, Error **errp)
+{
+    struct sealane_stream *stream = NULL;
+
+    *session = sealane_creds_enter(creds);
+    if (!*session) {
+        error_setg(errp, "Sealane: a channel joins a migration whose first "
+                   "channel is not open here: migrate again");
+        return NULL;
+    }
+    if (more((*session)->streams, fd, canceller, &stream) < 0) {
+        sealane_creds_error(errp);
+        sealane_creds_leave(creds, *session);
+        *session = NULL;
+        return NULL;
+    }
+    return stream;
+}
+
+struct sealane_stream *
+sealane_creds_connect(SealaneCreds *creds, SealaneWay way, int fd,
+                      const struct sealane_canceller *canceller,
+                      SealaneSession **session, Error **errp)
+{
+    if (way == SEALANE_OPENS) {
+        return sealane_creds_begin(creds, sealane_streams_open, fd, canceller,
+                                   session, errp);
+    }
+    return sealane_creds_more(creds, sealane_streams_join, fd, canceller,
+                              session, errp);
+}
+
+struct sealane_stream *
+sealane_creds_accept(SealaneCreds *creds, int fd,
+                     const struct sealane_canceller *canceller,
+                     SealaneSession **session, Error **errp)
+{
+    struct sealane_stream *stream = NULL;
+
+    if (qatomic_fetch_inc(&creds->handshakes) >= SEALANE_HANDSHAKES_MAX) {
+        error_setg(errp, "Sealane: %u connections are in their handshake: "
+                   "one more is turned away", SEALANE_HANDSHAKES_MAX);
+    } else {
+        switch (sealane_streams_asks(fd, creds->config, canceller)) {
+        case SEALANE_ASKS_OPEN:
+            stream = sealane_creds_begin(creds, sealane_streams_answer, fd,
+                                         canceller, session, errp);
+            break;
+        case SEALANE_ASKS_JOIN:
+            stream = sealane_creds_more(creds, sealane_streams_admit, fd,
+                                        canceller, session, errp);
+            break;
+        default:
+            sealane_creds_error(errp);
+        }
+    }
+    qatomic_dec(&creds->handshakes);
+    return stream;
+}
+
+void sealane_creds_adopt(SealaneCreds *creds, SealaneSession *session)
+{
+    SealaneSession *before;
+
+    WITH_QEMU_LOCK_GUARD(&creds->lock) {
+        before = creds->session;
+        creds->session = g_atomic_rc_box_acquire(session);
+        qemu_cond_broadcast(&creds->adopted);
+    }
+    sealane_session_unref(before);
+}
+
+void sealane_creds_leave(SealaneCreds *creds, SealaneSession *session)
+{
+    bool over = false;
+
+    WITH_QEMU_LOCK_GUARD(&creds->lock) {
+        session->channels--;
+        /* The source opens anew; and it tells the end of its session. */
+        if (session->channels == 0 && creds->session == session &&
+            creds->endpoint == QCRYPTO_TLS_CREDS_ENDPOINT_SERVER) {
+            over = true;
+            creds->session = NULL;
+        }
+    }
+    if (over) {
+        sealane_session_unref(session);
+    }
+    sealane_session_unref(session);
+}
+
+void sealane_creds_complete(SealaneCreds *creds)
+{
+    SealaneSession *session;
+
+    WITH_QEMU_LOCK_GUARD(&creds->lock) {
+        session = creds->session;
+        creds->session = NULL;
+    }
+    if (session) {
+        sealane_streams_complete(session->streams);
+        sealane_session_unref(session);
+    }
+}
+
+static bool sealane_creds_configure(SealaneCreds *creds, Error **errp)
+{
+    if (sealane_config_new(&creds->config) < 0 ||
+        (creds->engine &&
+         sealane_config_set(creds->config, "engine", creds->engine) < 0)) {
+        sealane_creds_error(errp);
+        return false;
+    }
+    return true;
+}
+
+static void sealane_creds_finish(UserCreatable *uc, Error **errp)
+{
+    SealaneCreds *creds = SEALANE_CREDS(uc);
+
+    if (!creds->secret_file) {
+        error_setg(errp, "sealane-creds: secret-file is missing: a file with "
+                   "the secret that both ends hold (sealane secret new)");
+        return;
+    }
+    if (!sealane_creds_configure(creds, errp)) {
+        return;
+    }
+    if (sealane_secret_read(creds->secret_file, &creds->secret) < 0) {
+        sealane_creds_error(errp);
+    }
+}
+
+static int sealane_creds_get_endpoint(Object *obj, Error **errp)
+{
+    return SEALANE_CREDS(obj)->endpoint;
+}
+
+static void sealane_creds_set_endpoint(Object *obj, int value, Error **errp)
+{
+    SEALANE_CREDS(obj)->endpoint = value;
+}
+
+static char *sealane_creds_get_secret_file(Object *obj, Error **errp)
+{
+    return g_strdup(SEALANE_CREDS(obj)->secret_file);
+}
+
+static void sealane_creds_set_secret_file(Object *obj, const char *value,
+                                          Error **errp)
+{
+    SealaneCreds *creds = SEALANE_CREDS(obj);
+
+    g_free(creds->secret_file);
+    creds->secret_file = g_strdup(value);
+}
+
+static char *sealane_creds_get_engine(Object *obj, Error **errp)
+{
+    return g_strdup(SEALANE_CREDS(obj)->engine);
+}
+
+static void sealane_creds_set_engine(Object *obj, const char *value,
+                                     Error **errp)
+{
+    SealaneCreds *creds = SEALANE_CREDS(obj);
+
+    g_free(creds->engine);
+    creds->engine = g_strdup(value);
+}
+
+static void sealane_creds_init(Object *obj)
+{
+    SealaneCreds *creds = SEALANE_CREDS(obj);
+
+    creds->endpoint = QCRYPTO_TLS_CREDS_ENDPOINT_CLIENT;
+    qemu_mutex_init(&creds->lock);
+    qemu_cond_init(&creds->adopted);
+}
+
+static void sealane_creds_finalize(Object *obj)
+{
+    SealaneCreds *creds = SEALANE_CREDS(obj);
+
+    sealane_session_unref(creds->session);
+    sealane_secret_destroy(&creds->secret);
+    sealane_config_destroy(&creds->config);
+    qemu_cond_destroy(&creds->adopted);
+    qemu_mutex_destroy(&creds->lock);
+    g_free(creds->secret_file);
+    g_free(creds->engine);
+}
+
+static void sealane_creds_class_init(ObjectClass *oc, void *data)
+{
+    UserCreatableClass *ucc = USER_CREATABLE_CLASS(oc);
+
+    ucc->complete = sealane_creds_finish;
+    object_class_property_add_enum(oc, "endpoint", "QCryptoTLSCredsEndpoint",
+                                   &QCryptoTLSCredsEndpoint_lookup,
+                                   sealane_creds_get_endpoint,
+                                   sealane_creds_set_endpoint);
+    object_class_property_add_str(oc, "secret-file",
+                                  sealane_creds_get_secret_file,
+                                  sealane_creds_set_secret_file);
+    object_class_property_add_str(oc, "engine", sealane_creds_get_engine,
+                                  sealane_creds_set_engine);
+}
+
+static const TypeInfo sealane_creds_info = {
+    .parent = TYPE_OBJECT,
+    .name = TYPE_SEALANE_CREDS,
+    .instance_size = sizeof(SealaneCreds),
+    .instance_init = sealane_creds_init,
+    .instance_finalize = sealane_creds_finalize,
+    .class_init = sealane_creds_class_init,
+    .interfaces = (InterfaceInfo[]) {
+        { TYPE_USER_CREATABLE },
+        { }
+    }
+};
+
+static void sealane_creds_register(void)
+{
+    type_register_static(&sealane_creds_info);
+}
+
+type_init(sealane_creds_register);

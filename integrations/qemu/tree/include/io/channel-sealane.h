@@ -1,0 +1,76 @@
+/*
+ * A channel that is sealed by libsealane, over a connected stream socket.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef QIO_CHANNEL_SEALANE_H
+#define QIO_CHANNEL_SEALANE_H
+
+#include "crypto/sealanecreds.h"
+#include "io/channel.h"
+#include "io/task.h"
+
+#define TYPE_QIO_CHANNEL_SEALANE "qio-channel-sealane"
+OBJECT_DECLARE_SIMPLE_TYPE(QIOChannelSealane, QIO_CHANNEL_SEALANE)
+
+/**
+ * qio_channel_sealane_new_client:
+ * @master: the connected socket; the channel takes a reference
+ * @creds: what the other end is asked for
+ * @way: whether it opens the session of @creds or joins it
+ *
+ * The channel carries nothing before qio_channel_sealane_handshake().
+ *
+ * Any thread may write while another reads; qio_channel_shutdown() from any
+ * thread ends what waits, a handshake too. What was written is with the
+ * kernel when the call returns, and guest memory may be written to meanwhile.
+ * A channel that was not closed or shut down is an error at the other end,
+ * never an end of file.
+ *
+ * With QIO_CHANNEL_FEATURE_READ_MSG_PEEK set it can be peeked at. It is not
+ * set here: QEMU's migration peeks in its main loop, which at the same time
+ * would have to accept the channels that the source waits for before it
+ * sends anything. Without it channels are told apart by their order, which
+ * handshakes keep.
+ *
+ * Returns: the channel, or NULL with @errp set where @master is no socket.
+ */
+QIOChannelSealane *qio_channel_sealane_new_client(QIOChannel *master,
+                                                  SealaneCreds *creds,
+                                                  SealaneWay way,
+                                                  Error **errp);
+
+/**
+ * qio_channel_sealane_new_server:
+ *
+ * As qio_channel_sealane_new_client() over a connection that was accepted; the
+ * other end says whether it opens the session or joins it.
+ */
+QIOChannelSealane *qio_channel_sealane_new_server(QIOChannel *master,
+                                                  SealaneCreds *creds,
+                                                  Error **errp);
+
+/**
+ * qio_channel_sealane_handshake:
+ * @func: called in @context when it is over, with the channel as the source
+ *
+ * Shakes hands in a thread of its own, at most 10 seconds.
+ */
+void qio_channel_sealane_handshake(QIOChannelSealane *ioc,
+                                   QIOTaskFunc func,
+                                   gpointer opaque,
+                                   GDestroyNotify destroy,
+                                   GMainContext *context);
+
+/**
+ * qio_channel_sealane_end:
+ *
+ * Says the end of what is written, behind all that was written before, and
+ * waits for room for it, at most 5 seconds or until a shutdown.
+ *
+ * Returns: 0, or -1 with @errp set.
+ */
+int qio_channel_sealane_end(QIOChannelSealane *ioc, Error **errp);
+
+#endif /* QIO_CHANNEL_SEALANE_H */

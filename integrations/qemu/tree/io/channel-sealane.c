@@ -1,0 +1,465 @@
+/*
+ * A channel that is sealed by libsealane, over a connected stream socket.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <sealane.h>
+
+#include "io/channel-sealane.h"
+#include "io/channel-socket.h"
+#include "io/channel-util.h"
+#include "io/channel-watch.h"
+#include "qapi/error.h"
+#include "qemu/atomic.h"
+#include "qemu/module.h"
+
+/* How long the end of a channel waits for a peer that reads slowly. */
+#define SEALANE_END_MS 5000
+
+struct QIOChannelSealane {
+    QIOChannel parent;
+    QIOChannel *master;
+    SealaneCreds *creds;
+    bool accepts;
+    SealaneWay way;
+    int fd; /* for the handshake; -1 after it */
+    struct sealane_canceller *canceller;
+    SealaneSession *session; /* until it is closed */
+    /* Of the handshake's thread until it is open; goes with the channel. */
+    struct sealane_stream *stream;
+    bool open;        /* atomic */
+    bool nonblocking; /* atomic */
+    bool unwatchable; /* atomic */
+    bool shut;        /* atomic: by this end, a handshake too */
+};
+
+/* NULL while the handshake is not over. */
+static struct sealane_stream *
+qio_channel_sealane_opened(QIOChannelSealane *sioc)
+{
+    return qatomic_load_acquire(&sioc->open) ? sioc->stream : NULL;
+}
+
+static struct sealane_stream *qio_channel_sealane_stream(QIOChannel *ioc,
+                                                         Error **errp)
+{
+    struct sealane_stream *stream =
+        qio_channel_sealane_opened(QIO_CHANNEL_SEALANE(ioc));
+
+    if (!stream) {
+        error_setg(errp, "Sealane: the handshake of this channel is not over");
+    }
+    return stream;
+}
+
+/* What a call returned, as channels return it. */
+static ssize_t qio_channel_sealane_result(ssize_t result, Error **errp)
+{
+    if (result >= 0) {
+        return result;
+    }
+    if (result == -EAGAIN) {
+        return QIO_CHANNEL_ERR_BLOCK;
+    }
+    error_setg(errp, "Sealane: %s", sealane_last_error());
+    return -1;
+}
+
+static ssize_t qio_channel_sealane_writev(QIOChannel *ioc,
+                                          const struct iovec *iov,
+                                          size_t niov,
+                                          int *fds,
+                                          size_t nfds,
+                                          int flags,
+                                          Error **errp)
+{
+    struct sealane_stream *stream = qio_channel_sealane_stream(ioc, errp);
+
+    if (!stream) {
+        return -1;
+    }
+    return qio_channel_sealane_result(
+        sealane_stream_writev(stream, iov, MIN(niov, IOV_MAX)), errp);
+}
+
+static ssize_t qio_channel_sealane_peek(struct sealane_stream *stream,
+                                        const struct iovec *iov,
+                                        size_t niov)
+{
+    size_t i;
+
+    for (i = 0; i < niov; i++) {
+        if (iov[i].iov_len) {
+            return sealane_stream_peek(stream, iov[i].iov_base,
+                                       iov[i].iov_len);
+        }
+    }
+    return 0;
+}
+
+/*
+ * QIO_CHANNEL_READ_FLAG_RELAXED_EOF, for sources that leave out the end of a
+ * TLS session, changes nothing: every Sealane end says it.
+ */
+static ssize_t qio_channel_sealane_readv(QIOChannel *ioc,
+                                         const struct iovec *iov,
+                                         size_t niov,
+                                         int **fds,
+                                         size_t *nfds,
+                                         int flags,
+                                         Error **errp)
+{
+    QIOChannelSealane *sioc = QIO_CHANNEL_SEALANE(ioc);
+    struct sealane_stream *stream = qio_channel_sealane_stream(ioc, errp);
+
+    if (!stream) {
+        return -1;
+    }
+    if (qatomic_read(&sioc->unwatchable)) {
+        error_setg(errp, "Sealane: no descriptor left to watch this channel: "
+                   "raise the limit of open files (ulimit -n)");
+        return -1;
+    }
+    if (flags & QIO_CHANNEL_READ_FLAG_MSG_PEEK) {
+        return qio_channel_sealane_result(
+            qio_channel_sealane_peek(stream, iov, niov), errp);
+    }
+    return qio_channel_sealane_result(
+        sealane_stream_readv(stream, iov, MIN(niov, IOV_MAX)), errp);
+}
+
+static int qio_channel_sealane_flush(QIOChannel *ioc, Error **errp)
+{
+    struct sealane_stream *stream = qio_channel_sealane_stream(ioc, errp);
+
+    if (!stream) {
+        return -1;
+    }
+    return qio_channel_sealane_result(sealane_stream_flush(stream), errp);
+}
+
+static int qio_channel_sealane_set_blocking(QIOChannel *ioc, bool enabled,
+                                            Error **errp)
+{
+    struct sealane_stream *stream = qio_channel_sealane_stream(ioc, errp);
+
+    if (!stream) {
+        return -1;
+    }
+    qatomic_set(&QIO_CHANNEL_SEALANE(ioc)->nonblocking, !enabled);
+    return qio_channel_sealane_result(
+        sealane_stream_set_nonblocking(stream, !enabled), errp);
+}
+
+/* Says the end where there is room for it now; else returns -EAGAIN. */
+static int qio_channel_sealane_try_end(QIOChannelSealane *sioc,
+                                       struct sealane_stream *stream)
+{
+    int result;
+
+    sealane_stream_set_nonblocking(stream, true);
+    result = sealane_stream_shutdown(stream, SHUT_WR);
+    sealane_stream_set_nonblocking(stream, qatomic_read(&sioc->nonblocking));
+    return result;
+}
+
+int qio_channel_sealane_end(QIOChannelSealane *sioc, Error **errp)
+{
+    struct sealane_stream *stream =
+        qio_channel_sealane_stream(QIO_CHANNEL(sioc), errp);
+    int64_t until = g_get_monotonic_time() + SEALANE_END_MS * 1000;
+    int result;
+
+    if (!stream) {
+        return -1;
+    }
+    while ((result = qio_channel_sealane_try_end(sioc, stream)) == -EAGAIN) {
+        GPollFD room = {
+            .fd = sealane_stream_write_fd(stream), .events = G_IO_OUT
+        };
+        int64_t left = (until - g_get_monotonic_time()) / 1000;
+
+        if (left <= 0) {
+            error_setg(errp, "Sealane: the other end did not read for %d s: "
+                       "the end of the channel was not said",
+                       SEALANE_END_MS / 1000);
+            return -1;
+        }
+        g_poll(&room, 1, MIN(left, 100));
+    }
+    return qio_channel_sealane_result(result, errp);
+}
+
+/* Never waits, as QIOChannelClass wants it. */
+static int qio_channel_sealane_shutdown(QIOChannel *ioc,
+                                        QIOChannelShutdown how,
+                                        Error **errp)
+{
+    QIOChannelSealane *sioc = QIO_CHANNEL_SEALANE(ioc);
+    struct sealane_stream *stream;
+
+    qatomic_set_mb(&sioc->shut, true);
+    sealane_canceller_cancel(sioc->canceller);
+    stream = qio_channel_sealane_opened(sioc);
+    if (!stream) {
+        return 0;
+    }
+    switch (how) {
+    case QIO_CHANNEL_SHUTDOWN_READ:
+        sealane_stream_shutdown(stream, SHUT_RD);
+        return 0;
+    case QIO_CHANNEL_SHUTDOWN_WRITE:
+        if (qio_channel_sealane_try_end(sioc, stream) == -EAGAIN) {
+            error_setg(errp, "Sealane: no room to say the end of the channel");
+            return -1;
+        }
+        return 0;
+    default:
+        /* Its errors: the end was not said, which the other end sees. */
+        sealane_stream_shutdown(stream, SHUT_RDWR);
+        return 0;
+    }
+}
+
+static int qio_channel_sealane_close(QIOChannel *ioc, Error **errp)
+{
+    QIOChannelSealane *sioc = QIO_CHANNEL_SEALANE(ioc);
+
+    qio_channel_sealane_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    if (sioc->session) {
+        sealane_creds_leave(sioc->creds, sioc->session);
+        sioc->session = NULL;
+    }
+    return qio_channel_close(sioc->master, errp);
+}
+
+/*
+ * The descriptor that is readable while a read would not wait. It costs two
+ * system calls a frame from then on, so channels that only ever block do
+ * without it.
+ */
+static int qio_channel_sealane_read_fd(QIOChannelSealane *sioc)
+{
+    struct sealane_stream *stream = qio_channel_sealane_opened(sioc);
+    int fd = sealane_stream_read_fd(stream);
+
+    if (fd < 0) {
+        /* The socket will do to call the reader, who is told. */
+        qatomic_set(&sioc->unwatchable, true);
+        fd = sealane_stream_write_fd(stream);
+    }
+    return fd;
+}
+
+static GSource *qio_channel_sealane_create_watch(QIOChannel *ioc,
+                                                 GIOCondition condition)
+{
+    QIOChannelSealane *sioc = QIO_CHANNEL_SEALANE(ioc);
+    struct sealane_stream *stream = qio_channel_sealane_opened(sioc);
+    int out, in;
+
+    if (!stream) {
+        return qio_channel_create_watch(sioc->master, condition);
+    }
+    out = sealane_stream_write_fd(stream);
+    in = condition & G_IO_IN ? qio_channel_sealane_read_fd(sioc) : out;
+    return qio_channel_create_fd_pair_watch(ioc, in, out, condition);
+}
+
+static void qio_channel_sealane_set_aio_fd_handler(QIOChannel *ioc,
+                                                   AioContext *read_ctx,
+                                                   IOHandler *io_read,
+                                                   AioContext *write_ctx,
+                                                   IOHandler *io_write,
+                                                   void *opaque)
+{
+    QIOChannelSealane *sioc = QIO_CHANNEL_SEALANE(ioc);
+    struct sealane_stream *stream = qio_channel_sealane_opened(sioc);
+
+    if (stream) {
+        qio_channel_util_set_aio_fd_handler(
+            qio_channel_sealane_read_fd(sioc), read_ctx, io_read,
+            sealane_stream_write_fd(stream), write_ctx, io_write, opaque);
+    }
+}
+
+static QIOChannelSealane *qio_channel_sealane_new(QIOChannel *master,
+                                                  SealaneCreds *creds,
+                                                  Error **errp)
+{
+    QIOChannelSealane *sioc;
+    struct sealane_canceller *canceller = NULL;
+    int fd;
+
+    if (!object_dynamic_cast(OBJECT(master), TYPE_QIO_CHANNEL_SOCKET)) {
+        error_setg(errp, "Sealane: a %s, where a connected stream socket is "
+                   "wanted: migrate over tcp:, unix: or an fd: that is one",
+                   object_get_typename(OBJECT(master)));
+        return NULL;
+    }
+    /* Of its own: the master may be closed while a thread shakes hands. */
+    fd = fcntl(QIO_CHANNEL_SOCKET(master)->fd, F_DUPFD_CLOEXEC, 0);
+    if (fd < 0) {
+        error_setg_errno(errp, errno, "Sealane: cannot duplicate the socket");
+        return NULL;
+    }
+    if (sealane_canceller_new(&canceller) < 0) {
+        error_setg(errp, "Sealane: %s", sealane_last_error());
+        close(fd);
+        return NULL;
+    }
+    sioc = QIO_CHANNEL_SEALANE(object_new(TYPE_QIO_CHANNEL_SEALANE));
+    sioc->master = QIO_CHANNEL(object_ref(OBJECT(master)));
+    sioc->creds = SEALANE_CREDS(object_ref(OBJECT(creds)));
+    sioc->fd = fd;
+    sioc->canceller = canceller;
+    QIO_CHANNEL(sioc)->follow_coroutine_ctx = master->follow_coroutine_ctx;
+    qio_channel_set_feature(QIO_CHANNEL(sioc), QIO_CHANNEL_FEATURE_SHUTDOWN);
+    return sioc;
+}
+
+QIOChannelSealane *qio_channel_sealane_new_client(QIOChannel *master,
+                                                  SealaneCreds *creds,
+                                                  SealaneWay way,
+                                                  Error **errp)
+{
+    QIOChannelSealane *sioc;
+
+    if (!sealane_creds_check_endpoint(
+            creds, QCRYPTO_TLS_CREDS_ENDPOINT_CLIENT, errp)) {
+        return NULL;
+    }
+    sioc = qio_channel_sealane_new(master, creds, errp);
+    if (sioc) {
+        sioc->way = way;
+    }
+    return sioc;
+}
+
+QIOChannelSealane *qio_channel_sealane_new_server(QIOChannel *master,
+                                                  SealaneCreds *creds,
+                                                  Error **errp)
+{
+    QIOChannelSealane *sioc;
+
+    if (!sealane_creds_check_endpoint(
+            creds, QCRYPTO_TLS_CREDS_ENDPOINT_SERVER, errp)) {
+        return NULL;
+    }
+    sioc = qio_channel_sealane_new(master, creds, errp);
+    if (sioc) {
+        sioc->accepts = true;
+    }
+    return sioc;
+}
+
+static void qio_channel_sealane_handshake_worker(QIOTask *task,
+                                                 gpointer opaque)
+{
+    QIOChannelSealane *sioc = QIO_CHANNEL_SEALANE(qio_task_get_source(task));
+    struct sealane_stream *stream;
+    Error *err = NULL;
+
+    if (sioc->accepts) {
+        stream = sealane_creds_accept(sioc->creds, sioc->fd, sioc->canceller,
+                                      &sioc->session, &err);
+    } else {
+        stream = sealane_creds_connect(sioc->creds, sioc->way, sioc->fd,
+                                       sioc->canceller, &sioc->session, &err);
+    }
+    close(sioc->fd);
+    sioc->fd = -1;
+    if (!stream) {
+        qio_task_set_error(task, err);
+        return;
+    }
+    sioc->stream = stream;
+    qatomic_set_mb(&sioc->open, true);
+    if (qatomic_read(&sioc->shut)) {
+        /* Shut down when the handshake was just over. */
+        sealane_stream_shutdown(stream, SHUT_RDWR);
+    }
+}
+
+static void qio_channel_sealane_handshake_done(QIOTask *task, gpointer opaque)
+{
+    QIOChannelSealane *sioc = QIO_CHANNEL_SEALANE(qio_task_get_source(task));
+    QIOTask *callers = opaque;
+    Error *err = NULL;
+
+    if (qio_task_propagate_error(task, &err)) {
+        qio_task_set_error(callers, err);
+    } else if (sealane_stream_number(sioc->stream) == 0) {
+        sealane_creds_adopt(sioc->creds, sioc->session);
+    }
+    qio_task_complete(callers);
+    qio_task_free(callers);
+}
+
+void qio_channel_sealane_handshake(QIOChannelSealane *sioc,
+                                   QIOTaskFunc func,
+                                   gpointer opaque,
+                                   GDestroyNotify destroy,
+                                   GMainContext *context)
+{
+    QIOTask *callers = qio_task_new(OBJECT(sioc), func, opaque, destroy);
+    QIOTask *task = qio_task_new(OBJECT(sioc),
+                                 qio_channel_sealane_handshake_done, callers,
+                                 NULL);
+
+    qio_task_run_in_thread(task, qio_channel_sealane_handshake_worker, NULL,
+                           NULL, context);
+}
+
+static void qio_channel_sealane_init(Object *obj)
+{
+    QIO_CHANNEL_SEALANE(obj)->fd = -1;
+}
+
+static void qio_channel_sealane_finalize(Object *obj)
+{
+    QIOChannelSealane *sioc = QIO_CHANNEL_SEALANE(obj);
+
+    sealane_stream_destroy(&sioc->stream);
+    sealane_canceller_destroy(&sioc->canceller);
+    if (sioc->session) {
+        sealane_creds_leave(sioc->creds, sioc->session);
+    }
+    if (sioc->fd >= 0) {
+        close(sioc->fd);
+    }
+    object_unref(OBJECT(sioc->creds));
+    object_unref(OBJECT(sioc->master));
+}
+
+static void qio_channel_sealane_class_init(ObjectClass *klass, void *data)
+{
+    QIOChannelClass *ioc_klass = QIO_CHANNEL_CLASS(klass);
+
+    ioc_klass->io_writev = qio_channel_sealane_writev;
+    ioc_klass->io_readv = qio_channel_sealane_readv;
+    ioc_klass->io_flush = qio_channel_sealane_flush;
+    ioc_klass->io_set_blocking = qio_channel_sealane_set_blocking;
+    ioc_klass->io_shutdown = qio_channel_sealane_shutdown;
+    ioc_klass->io_close = qio_channel_sealane_close;
+    ioc_klass->io_create_watch = qio_channel_sealane_create_watch;
+    ioc_klass->io_set_aio_fd_handler = qio_channel_sealane_set_aio_fd_handler;
+}
+
+static const TypeInfo qio_channel_sealane_info = {
+    .parent = TYPE_QIO_CHANNEL,
+    .name = TYPE_QIO_CHANNEL_SEALANE,
+    .instance_size = sizeof(QIOChannelSealane),
+    .instance_init = qio_channel_sealane_init,
+    .instance_finalize = qio_channel_sealane_finalize,
+    .class_init = qio_channel_sealane_class_init,
+};
+
+static void qio_channel_sealane_register(void)
+{
+    type_register_static(&qio_channel_sealane_info);
+}
+
+type_init(qio_channel_sealane_register);
