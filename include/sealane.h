@@ -61,7 +61,8 @@
 // send, recv, pread, pwrite.
 #define SEALANE_ENGINE_SYSCALLS 1
 
-// Tried, kept where the kernel reports that it did not copy.
+// Tried, kept where the kernel reports that it did not copy. Streams do without, and log it,
+// where the limit of locked memory is too low.
 #define SEALANE_ZERO_COPY_AUTO 0
 
 // An error where the kernel copies.

@@ -51,7 +51,9 @@ pub enum EngineChoice {
 /// Whether frames leave by zero-copy send (`IORING_OP_SEND_ZC`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ZeroCopy {
-    /// Each lane tries it and stays with it where the kernel reports that it did not copy.
+    /// Each lane tries it and stays with it where the kernel reports that it did not copy. Streams
+    /// and tunnels, which register slots for it alone, do without where the limit of locked
+    /// memory allows no slots: a warning in the log, and 0 in the statistics.
     #[default]
     Auto,
     /// An error where the kernel copies (it does on loopback and veth) or cannot do it.

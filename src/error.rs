@@ -132,6 +132,9 @@ pub enum PeerError {
     Refused(String),
 }
 
+/// The operation of [`SystemError`] that pins slots.
+pub(crate) const REGISTER_BUFFERS: &str = "io_uring_register(BUFFERS)";
+
 /// What the operating system refused, with what is needed instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SystemError {
@@ -146,6 +149,11 @@ pub struct SystemError {
 }
 
 impl SystemError {
+    /// Whether memory that was to be registered exceeds the limit of locked memory.
+    pub(crate) fn is_locked_memory(&self) -> bool {
+        self.operation == REGISTER_BUFFERS && self.errno == libc::ENOMEM
+    }
+
     /// An error of `operation` on `subject` from what the standard library reported.
     pub fn from_io(
         operation: &'static str,

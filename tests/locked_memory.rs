@@ -3,10 +3,15 @@
 
 mod support;
 
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sealane::doctor::lane_locked_bytes;
 use sealane::memory::DirtyBitmap;
-use sealane::{Canceller, Config, EngineChoice, OneTimeSecret};
+use sealane::stream::Streams;
+use sealane::{Canceller, Config, EngineChoice, OneTimeSecret, Role, ZeroCopy};
 use support::{fill, memfd, read, source, target};
 
 /// What an ordinary user has by default (systemd, kernel 5.16 and newer).
@@ -54,6 +59,30 @@ fn migrate(ours: &Config) -> sealane::Result<()> {
     Ok(())
 }
 
+/// A stream between two ends, of which this one has the limit; none of its sends is zero-copy.
+fn stream(zero_copy: ZeroCopy) -> sealane::Result<()> {
+    let (near, far) = UnixStream::pair().unwrap();
+    let (secret, cancel) = (OneTimeSecret::generate().unwrap(), Canceller::default());
+    let (theirs, other) = (secret.clone(), cancel.clone());
+    let end = std::thread::spawn(move || {
+        let config = lanes(EngineChoice::Syscalls, 1);
+        let (_, stream) = Streams::answer(far, Role::Target, &theirs, &config, &other)?;
+        let mut all = Vec::new();
+        (&stream).read_to_end(&mut all).expect("the end was said");
+        Ok::<_, sealane::Error>(all)
+    });
+    let mut config = lanes(EngineChoice::Uring, 1);
+    config.zero_copy = zero_copy;
+    let (_, stream) = Streams::open(near, Role::Source, &secret, &config, &cancel)?;
+    let bytes = vec![7; 1 << 20];
+    (&stream).write_all(&bytes).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert!(end.join().unwrap()? == bytes);
+    let engine = stream.statistics().engine;
+    assert_eq!((engine.zero_copy_kept, engine.zero_copy_copied), (0, 0));
+    Ok(())
+}
+
 #[test]
 fn eight_lanes_fit_under_the_usual_limit_and_64_kib_is_a_named_error() {
     let config = Config::default();
@@ -74,6 +103,11 @@ fn eight_lanes_fit_under_the_usual_limit_and_64_kib_is_a_named_error() {
             }
         }
         migrate(&lanes(EngineChoice::Syscalls, 8)).unwrap();
+
+        // Streams lock memory for zero-copy sends alone.
+        assert!(stream(ZeroCopy::Off).is_ok() && stream(ZeroCopy::Auto).is_ok());
+        let error = stream(ZeroCopy::Require).unwrap_err().to_string();
+        assert!(error.contains("locked memory") && error.contains("zero_copy = off"), "{error}");
     })
     .join()
     .unwrap();

@@ -29,7 +29,8 @@ pub const SEALANE_ENGINE_URING: c_int = 0;
 /// send, recv, pread, pwrite.
 pub const SEALANE_ENGINE_SYSCALLS: c_int = 1;
 
-/// Tried, kept where the kernel reports that it did not copy.
+/// Tried, kept where the kernel reports that it did not copy. Streams do without, and log it,
+/// where the limit of locked memory is too low.
 pub const SEALANE_ZERO_COPY_AUTO: c_int = 0;
 /// An error where the kernel copies.
 pub const SEALANE_ZERO_COPY_REQUIRE: c_int = 1;

@@ -28,6 +28,7 @@ pub use probe::{MemoryLock, Operation, Probe, lane_locked_bytes};
 pub use ready::{Level, UNSENT_BYTES_MAX, send_room_bytes, set_unsent_limit};
 
 /// What an engine is made of.
+#[derive(Clone)]
 pub struct EngineSetup<'a> {
     /// Which engine.
     pub choice: EngineChoice,
@@ -188,6 +189,28 @@ pub fn open(setup: &EngineSetup<'_>) -> Result<Box<dyn Engine>> {
         EngineChoice::Uring => Box::new(uring::Uring::new(setup)?),
         EngineChoice::Syscalls => Box::new(syscalls::Syscalls::new(setup)),
     })
+}
+
+/// An engine whose slots only sends use: registered for zero-copy sends alone, which
+/// [`ZeroCopy::Auto`] does without, and says so, where the limit of locked memory allows none.
+///
+/// # Errors
+///
+/// As [`open`].
+pub fn open_for_sends(setup: &EngineSetup<'_>) -> Result<Box<dyn Engine>> {
+    let with = |zero_copy| {
+        let register = zero_copy != ZeroCopy::Off;
+        open(&EngineSetup { zero_copy, register, ..setup.clone() })
+    };
+    match with(setup.zero_copy) {
+        Err(Error::System(error))
+            if setup.zero_copy == ZeroCopy::Auto && error.is_locked_memory() =>
+        {
+            tracing::warn!(%error, lane = &*setup.to.name, "sends are not zero-copy");
+            with(ZeroCopy::Off)
+        }
+        result => result,
+    }
 }
 
 /// Ends both directions of a socket: whoever waits for it wakes.

@@ -42,12 +42,12 @@ impl Writing {
     ) -> Result<Self> {
         let pool = Pool::new(config.slots_per_lane, frame_bytes)?;
         let to = Endpoint::of_lane(socket, lane);
-        let engine = engine::open(&EngineSetup {
+        let engine = engine::open_for_sends(&EngineSetup {
             choice: config.engine,
             zero_copy: config.zero_copy,
             sqpoll: false,
             pool: &pool,
-            register: config.zero_copy != ZeroCopy::Off,
+            register: false,
             callers: Callers::Any,
             from: to.clone(),
             to,

@@ -139,12 +139,12 @@ impl Channel {
             Role::Target => (ZeroCopy::Off, 2, FRAME_BYTES_MIN),
         };
         let pool = Pool::new(slots, frame_bytes)?;
-        let engine = engine::open(&EngineSetup {
+        let engine = engine::open_for_sends(&EngineSetup {
             choice: config.engine,
             zero_copy,
             sqpoll: false,
             pool: &pool,
-            register: zero_copy != ZeroCopy::Off,
+            register: false,
             callers: Callers::One,
             from: self.local_endpoint(local),
             to: Endpoint::of_lane(lane, self.number),

@@ -6,7 +6,6 @@
 mod docs;
 mod failures;
 mod moves;
-mod proxy;
 mod rig;
 mod tunnel;
 mod user;

@@ -1,10 +1,9 @@
 //! Migrations that succeed.
 
 use nix::sys::signal::Signal;
-use sealane_qemu::{Guest, Options, installed, kvm_is_here, with_each};
+use sealane_qemu::{Guest, Options, Proxy, contains, installed, kvm_is_here, with_each};
 use serde_json::Value;
 
-use crate::proxy::{Proxy, contains};
 use crate::rig::{Between, Case, Rig};
 
 const ENGINES: [&str; 2] = ["uring", "syscalls"];

@@ -1,9 +1,8 @@
 //! Two QEMUs with two tunnels between them.
 
-use sealane_qemu::{Guest, Info, Options, Qemu};
+use sealane_qemu::{Guest, Info, Options, Proxy, Qemu};
 use serde_json::json;
 
-use crate::proxy::Proxy;
 use crate::tunnel::{Ended, Place, Tunnel};
 
 /// So slow that a migration of these guests takes seconds: there is time to disturb it.

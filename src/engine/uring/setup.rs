@@ -7,7 +7,7 @@ use io_uring::{IoUring, opcode, register};
 use super::super::probe::MemoryLock;
 use super::super::{Callers, EngineSetup};
 use crate::config::ZeroCopy;
-use crate::error::{ConfigError, Error, Result, SystemError};
+use crate::error::{ConfigError, Error, REGISTER_BUFFERS, Result, SystemError};
 use crate::wire::REGIONS_MAX;
 
 /// Entries of a lane's submission queue.
@@ -56,7 +56,7 @@ pub(super) fn for_lane(setup: &EngineSetup<'_>) -> Result<IoUring> {
             .collect();
         // SAFETY: the pool's mapping; the kernel pins its pages, so they outlive the mapping too.
         unsafe { submitter.register_buffers(&slots) }
-            .map_err(|e| refused("io_uring_register(BUFFERS)", &e, setup))?;
+            .map_err(|e| refused(REGISTER_BUFFERS, &e, setup))?;
     }
     let sockets = [&setup.to, &setup.from].map(|endpoint| endpoint.socket.as_raw_fd());
     submitter

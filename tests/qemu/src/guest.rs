@@ -3,11 +3,14 @@
 use std::cell::RefCell;
 use std::fs::{self, File};
 use std::os::unix::net::UnixListener;
+use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, setrlimit};
+use nix::unistd::geteuid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -15,6 +18,9 @@ use crate::{Memory, PATIENCE, Qemu, Qmp, boot};
 
 /// The same at both ends, or `validate-uuid` refuses the migration.
 const UUID: &str = "5ea1a9e0-0000-4000-8000-000000000001";
+
+/// The user `nobody`.
+const NOBODY: u32 = 65534;
 
 /// What kind of guest; begin with `Options::default()`: 128 MiB of memory, nothing runs in it.
 #[derive(Clone, Debug)]
@@ -33,6 +39,12 @@ pub struct Options {
     pub uuid: Option<&'static str>,
     /// The machine type, `pc-i440fx-7.2`; else the newest of this QEMU.
     pub machine: &'static str,
+    /// Bytes that QEMU may lock into memory, as an ordinary user and not as root.
+    pub ordinary_user: Option<u64>,
+    /// Whether memory is touched before the guest starts.
+    pub prealloc: bool,
+    /// More arguments of QEMU's.
+    pub more: &'static [&'static str],
 }
 
 impl Default for Options {
@@ -45,6 +57,9 @@ impl Default for Options {
             kvm: false,
             uuid: None,
             machine: "pc",
+            ordinary_user: None,
+            prealloc: true,
+            more: &[],
         }
     }
 }
@@ -85,6 +100,9 @@ impl Guest {
         let listener = UnixListener::bind(directory.path().join("qmp")).expect("a QMP socket");
         let stderr = File::create(directory.path().join("stderr")).expect("a file in /dev/shm");
         let mut command = command(qemu, options, directory.path().to_str().expect("UTF-8"));
+        if let Some(bytes) = options.ordinary_user {
+            confine(&mut command, directory.path(), bytes);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
         let qmp = accept(&listener, &mut child).unwrap_or_else(|error| {
@@ -186,7 +204,7 @@ impl Guest {
     /// # Panics
     ///
     /// After [`PATIENCE`], with all there is to know.
-    pub fn wait_for<T>(&self, what: &str, ready: impl Fn(&Self) -> Option<T>) -> T {
+    pub fn wait_for<T>(&self, what: &str, mut ready: impl FnMut(&Self) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(value) = ready(self) {
@@ -255,7 +273,8 @@ fn command(qemu: &Qemu, options: &Options, directory: &str) -> Command {
         if options.kvm { &["-accel", "kvm", "-cpu", "kvm64"] } else { &["-accel", "tcg"] };
     let size = options.mib;
     let memory = format!(
-        "memory-backend-file,id=ram,size={size}M,mem-path={directory}/ram,share=on,prealloc=on"
+        "memory-backend-file,id=ram,size={size}M,mem-path={directory}/ram,share=on,prealloc={}",
+        if options.prealloc { "on" } else { "off" }
     );
     command
         .args(accelerator)
@@ -274,6 +293,7 @@ fn command(qemu: &Qemu, options: &Options, directory: &str) -> Command {
     if !options.live || options.paused && options.incoming {
         command.arg("-S");
     }
+    command.args(options.more);
     // SAFETY: prctl(2) alone, which is safe between fork and exec.
     unsafe {
         command.pre_exec(|| {
@@ -282,6 +302,23 @@ fn command(qemu: &Qemu, options: &Options, directory: &str) -> Command {
         });
     }
     command
+}
+
+/// Lets it run as `nobody`, if this is root, who owns the guest's directory then.
+fn confine(command: &mut Command, directory: &Path, locked_bytes: u64) {
+    if geteuid().is_root() {
+        let files = fs::read_dir(directory).expect("a directory").flatten();
+        for path in files.map(|file| file.path()).chain([directory.to_owned()]) {
+            chown(path, Some(NOBODY), Some(NOBODY)).expect("root may");
+        }
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    // SAFETY: setrlimit(2) alone, which is safe between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            Ok(setrlimit(Resource::RLIMIT_MEMLOCK, locked_bytes, locked_bytes)?)
+        });
+    }
 }
 
 /// The monitor's connection, or why there is none.

@@ -8,6 +8,7 @@ mod boot;
 mod guest;
 mod memory;
 mod migration;
+mod proxy;
 mod qmp;
 
 use std::fs;
@@ -18,6 +19,7 @@ pub use boot::TOUCHED;
 pub use guest::{Guest, Options};
 pub use memory::{Memory, PAGE_BYTES};
 pub use migration::{Info, ordinary_parameters};
+pub use proxy::{Proxy, contains};
 pub use qmp::{PATIENCE, Qmp};
 
 /// A QEMU that can be started.
@@ -36,8 +38,22 @@ pub struct Qemu {
 ///
 /// Where it is set and there is no such list.
 pub fn installed() -> Vec<Qemu> {
-    let Some(path) = std::env::var_os("SEALANE_QEMU") else { return Vec::new() };
-    let list = fs::read_to_string(&path).unwrap_or_else(|e| panic!("SEALANE_QEMU {path:?}: {e}"));
+    list_of("SEALANE_QEMU")
+}
+
+/// The QEMU that Sealane was fitted into, if the list that `SEALANE_QEMU_FITTED` names has it; the
+/// last of the list.
+///
+/// # Panics
+///
+/// As [`installed`].
+pub fn fitted() -> Option<Qemu> {
+    list_of("SEALANE_QEMU_FITTED").pop()
+}
+
+fn list_of(variable: &str) -> Vec<Qemu> {
+    let Some(path) = std::env::var_os(variable) else { return Vec::new() };
+    let list = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{variable} {path:?}: {e}"));
     list.lines().map(Qemu::parse).collect()
 }
 

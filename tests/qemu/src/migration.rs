@@ -1,5 +1,7 @@
 //! A migration, as a management program drives it.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::{Guest, Options, Qemu};
@@ -79,6 +81,23 @@ impl Guest {
         if capabilities.contains(&"multifd") {
             self.set_parameters(json!({"multifd-channels": channels}));
         }
+    }
+
+    /// Makes Sealane's credentials of an [`fitted`](crate::fitted) QEMU and lets migrations use
+    /// them; `end` is `client` at a source and `server` at a target.
+    ///
+    /// # Errors
+    ///
+    /// What QEMU says.
+    pub fn try_use_sealane(&self, end: &str, secret: &Path, engine: &str) -> Result<(), String> {
+        self.try_execute(
+            "object-add",
+            json!({
+                "qom-type": "sealane-creds", "id": "s0", "endpoint": end, "secret-file": secret,
+                "engine": engine,
+            }),
+        )?;
+        self.try_execute("migrate-set-parameters", json!({"tls-creds": "s0"})).map(drop)
     }
 
     /// So slow that there is time to disturb it, and that no live guest converges.

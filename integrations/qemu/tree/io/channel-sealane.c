@@ -13,7 +13,9 @@
 #include "io/channel-watch.h"
 #include "qapi/error.h"
 #include "qemu/atomic.h"
+#include "qemu/error-report.h"
 #include "qemu/module.h"
+#include "qemu/thread.h"
 
 /* How long the end of a channel waits for a peer that reads slowly. */
 #define SEALANE_END_MS 5000
@@ -33,6 +35,7 @@ struct QIOChannelSealane {
     bool nonblocking; /* atomic */
     bool unwatchable; /* atomic */
     bool shut;        /* atomic: by this end, a handshake too */
+    bool told;        /* atomic: why no read succeeds any more */
 };
 
 /* NULL while the handshake is not over. */
@@ -65,6 +68,20 @@ static ssize_t qio_channel_sealane_result(ssize_t result, Error **errp)
     }
     error_setg(errp, "Sealane: %s", sealane_last_error());
     return -1;
+}
+
+/*
+ * As qio_channel_sealane_result() of a read. QEMUFile keeps a number of what
+ * it is told: that a byte was changed on its way must not end as an EIO.
+ */
+static ssize_t qio_channel_sealane_read_result(QIOChannelSealane *sioc,
+                                               ssize_t result, Error **errp)
+{
+    if (result < 0 && result != -EAGAIN && !qatomic_xchg(&sioc->told, true)) {
+        warn_report("%s: Sealane: %s", QIO_CHANNEL(sioc)->name ?: "channel",
+                    sealane_last_error());
+    }
+    return qio_channel_sealane_result(result, errp);
 }
 
 static ssize_t qio_channel_sealane_writev(QIOChannel *ioc,
@@ -123,11 +140,11 @@ static ssize_t qio_channel_sealane_readv(QIOChannel *ioc,
         return -1;
     }
     if (flags & QIO_CHANNEL_READ_FLAG_MSG_PEEK) {
-        return qio_channel_sealane_result(
-            qio_channel_sealane_peek(stream, iov, niov), errp);
+        return qio_channel_sealane_read_result(
+            sioc, qio_channel_sealane_peek(stream, iov, niov), errp);
     }
-    return qio_channel_sealane_result(
-        sealane_stream_readv(stream, iov, MIN(niov, IOV_MAX)), errp);
+    return qio_channel_sealane_read_result(
+        sioc, sealane_stream_readv(stream, iov, MIN(niov, IOV_MAX)), errp);
 }
 
 static int qio_channel_sealane_flush(QIOChannel *ioc, Error **errp)
@@ -355,24 +372,47 @@ QIOChannelSealane *qio_channel_sealane_new_server(QIOChannel *master,
     return sioc;
 }
 
-static void qio_channel_sealane_handshake_worker(QIOTask *task,
-                                                 gpointer opaque)
+typedef struct SealaneHandshake {
+    QIOTask *task;
+    GMainContext *context;
+    Error *err;
+} SealaneHandshake;
+
+static gboolean qio_channel_sealane_handshake_done(gpointer opaque)
 {
-    QIOChannelSealane *sioc = QIO_CHANNEL_SEALANE(qio_task_get_source(task));
+    SealaneHandshake *handshake = opaque;
+    QIOChannelSealane *sioc =
+        QIO_CHANNEL_SEALANE(qio_task_get_source(handshake->task));
+
+    if (handshake->err) {
+        qio_task_set_error(handshake->task, handshake->err);
+    } else if (sealane_stream_number(sioc->stream) == 0) {
+        sealane_creds_adopt(sioc->creds, sioc->session);
+    }
+    qio_task_complete(handshake->task);
+    qio_task_free(handshake->task);
+    if (handshake->context) {
+        g_main_context_unref(handshake->context);
+    }
+    g_free(handshake);
+    return G_SOURCE_REMOVE;
+}
+
+static void qio_channel_sealane_shake_hands(QIOChannelSealane *sioc,
+                                            Error **errp)
+{
     struct sealane_stream *stream;
-    Error *err = NULL;
 
     if (sioc->accepts) {
         stream = sealane_creds_accept(sioc->creds, sioc->fd, sioc->canceller,
-                                      &sioc->session, &err);
+                                      &sioc->session, errp);
     } else {
         stream = sealane_creds_connect(sioc->creds, sioc->way, sioc->fd,
-                                       sioc->canceller, &sioc->session, &err);
+                                       sioc->canceller, &sioc->session, errp);
     }
     close(sioc->fd);
     sioc->fd = -1;
     if (!stream) {
-        qio_task_set_error(task, err);
         return;
     }
     sioc->stream = stream;
@@ -383,19 +423,25 @@ static void qio_channel_sealane_handshake_worker(QIOTask *task,
     }
 }
 
-static void qio_channel_sealane_handshake_done(QIOTask *task, gpointer opaque)
+/*
+ * Not qio_task_run_in_thread(): that tells the main loop by a source of idle
+ * priority, which never runs while the incoming coroutine, yielding to itself,
+ * waits for the postcopy-preempt channel.
+ */
+static void *qio_channel_sealane_handshake_thread(void *opaque)
 {
-    QIOChannelSealane *sioc = QIO_CHANNEL_SEALANE(qio_task_get_source(task));
-    QIOTask *callers = opaque;
-    Error *err = NULL;
+    SealaneHandshake *handshake = opaque;
+    GSource *source = g_idle_source_new();
 
-    if (qio_task_propagate_error(task, &err)) {
-        qio_task_set_error(callers, err);
-    } else if (sealane_stream_number(sioc->stream) == 0) {
-        sealane_creds_adopt(sioc->creds, sioc->session);
-    }
-    qio_task_complete(callers);
-    qio_task_free(callers);
+    qio_channel_sealane_shake_hands(
+        QIO_CHANNEL_SEALANE(qio_task_get_source(handshake->task)),
+        &handshake->err);
+    g_source_set_priority(source, G_PRIORITY_DEFAULT);
+    g_source_set_callback(source, qio_channel_sealane_handshake_done,
+                          handshake, NULL);
+    g_source_attach(source, handshake->context);
+    g_source_unref(source);
+    return NULL;
 }
 
 void qio_channel_sealane_handshake(QIOChannelSealane *sioc,
@@ -404,13 +450,13 @@ void qio_channel_sealane_handshake(QIOChannelSealane *sioc,
                                    GDestroyNotify destroy,
                                    GMainContext *context)
 {
-    QIOTask *callers = qio_task_new(OBJECT(sioc), func, opaque, destroy);
-    QIOTask *task = qio_task_new(OBJECT(sioc),
-                                 qio_channel_sealane_handshake_done, callers,
-                                 NULL);
+    SealaneHandshake *handshake = g_new0(SealaneHandshake, 1);
+    QemuThread thread;
 
-    qio_task_run_in_thread(task, qio_channel_sealane_handshake_worker, NULL,
-                           NULL, context);
+    handshake->task = qio_task_new(OBJECT(sioc), func, opaque, destroy);
+    handshake->context = context ? g_main_context_ref(context) : NULL;
+    qemu_thread_create(&thread, "sealane", qio_channel_sealane_handshake_thread,
+                       handshake, QEMU_THREAD_DETACHED);
 }
 
 static void qio_channel_sealane_init(Object *obj)

@@ -123,12 +123,14 @@ bool migration_sealane_join(QIOChannel *ioc, QIOTaskFunc func, void *opaque,
 
 void migration_sealane_end(QIOChannel *ioc)
 {
+    MigrationState *s = migrate_get_current();
     Error *err = NULL;
 
     if (migration_sealane_has(ioc) &&
         qio_channel_sealane_end(QIO_CHANNEL_SEALANE(ioc), &err) < 0) {
         /* Said after a failure too, when the other end may be gone. */
-        if (migration_has_failed(migrate_get_current())) {
+        if (migration_has_failed(s) ||
+            s->state == MIGRATION_STATUS_CANCELLING) {
             error_free(err);
         } else {
             warn_report_err(err);

@@ -119,6 +119,25 @@ static void test_threads(gconstpointer blocking)
     ends_close(&ends);
 }
 
+static gboolean always(gpointer opaque)
+{
+    return G_SOURCE_CONTINUE;
+}
+
+/*
+ * QEMU's incoming coroutine waits for the postcopy-preempt channel by yielding
+ * to itself: the main loop always has something of its ordinary priority to do.
+ */
+static void test_busy_main_loop(void)
+{
+    Ends ends;
+    guint tag = g_idle_add_full(G_PRIORITY_DEFAULT, always, NULL, NULL);
+
+    ends_open(&ends);
+    g_source_remove(tag);
+    ends_close(&ends);
+}
+
 typedef struct Duplex {
     QIOChannel *one, *other;
 } Duplex;
@@ -330,6 +349,8 @@ int main(int argc, char **argv)
                          GINT_TO_POINTER(true), test_threads);
     g_test_add_data_func("/io/channel/sealane/non-blocking",
                          GINT_TO_POINTER(false), test_threads);
+    g_test_add_func("/io/channel/sealane/busy-main-loop",
+                    test_busy_main_loop);
     g_test_add_func("/io/channel/sealane/duplex", test_duplex);
     g_test_add_func("/io/channel/sealane/watch-and-peek", test_watch_and_peek);
     g_test_add_func("/io/channel/sealane/shutdown", test_shutdown_wakes);

@@ -1,4 +1,5 @@
-//! What stands between two tunnels: it keeps what passes, or changes a byte of it.
+//! What stands between two hosts: it keeps what passes, changes a byte of it, or lets nothing more
+//! pass.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -6,12 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use sealane_qemu::PATIENCE;
+use crate::PATIENCE;
 
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// A TCP proxy on loopback; its threads end with the connections.
 pub struct Proxy {
+    /// Where it listens.
     pub address: String,
     shared: Arc<Shared>,
 }
@@ -22,6 +24,8 @@ struct Shared {
     record: bool,
     /// Of which byte from the source to flip a bit, counted over all connections.
     flip_at: Option<u64>,
+    /// After how many bytes from the source nothing more passes, and nobody is told.
+    hang_at: Option<u64>,
     passed_bytes: AtomicU64,
     /// What passed, for each direction of each connection.
     records: Mutex<Vec<Vec<u8>>>,
@@ -36,6 +40,11 @@ impl Proxy {
     /// Flips a bit of this byte from the source.
     pub fn flipping(to: &str, at: u64) -> Self {
         Self::start(to, Shared { flip_at: Some(at), ..Shared::default() })
+    }
+
+    /// After so many bytes from the source nothing passes any more, as if the path were cut.
+    pub fn hanging(to: &str, after: u64) -> Self {
+        Self::start(to, Shared { hang_at: Some(after), ..Shared::default() })
     }
 
     fn start(to: &str, shared: Shared) -> Self {
@@ -60,6 +69,10 @@ impl Proxy {
 
     /// What passed, for each direction of each connection that has closed: as soon as it is so
     /// much.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not become so much.
     pub fn wait_records(&self, bytes: usize) -> Vec<Vec<u8>> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -85,6 +98,12 @@ fn pump(mut from: TcpStream, mut to: TcpStream, shared: &Shared, is_forward: boo
             let at = shared.flip_at.and_then(|at| at.checked_sub(before));
             if let Some(byte) = at.and_then(|at| bytes.get_mut(at as usize)) {
                 *byte ^= 0x10;
+            }
+        }
+        let passed = shared.passed_bytes.load(Ordering::Relaxed);
+        if shared.hang_at.is_some_and(|at| passed > at) {
+            loop {
+                std::thread::park(); // with both connections open
             }
         }
         if shared.record {

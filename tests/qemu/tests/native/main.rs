@@ -1,0 +1,9 @@
+//! QEMU with Sealane fitted into it, from and to itself and others: what goes through a tunnel
+//! between stock QEMUs, without one.
+#![allow(missing_docs)]
+
+mod confined;
+mod failures;
+mod moves;
+mod pair;
+mod strangers;
