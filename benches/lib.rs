@@ -1,6 +1,8 @@
 //! What the benchmarks share. Each compares ways within one run, in turns, and checks what came
 //! out; a shared machine makes single figures worth little and ratios of neighbours a lot.
 
+pub mod qemu;
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
