@@ -2,8 +2,8 @@
 
 use std::cell::RefCell;
 use std::fs::{self, File};
-use std::os::unix::net::UnixListener;
 use std::os::unix::fs::chown;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -280,7 +280,7 @@ fn command(qemu: &Qemu, options: &Options, directory: &str) -> Command {
         .args(accelerator)
         .args(["-machine", &format!("{},memory-backend=ram", options.machine)])
         .args(["-object", &memory, "-m", &format!("{size}M")])
-        .args(["-no-user-config", "-nodefaults", "-display", "none"])
+        .args(["-no-user-config", "-nodefaults", "-display", "none", "-name", "debug-threads=on"])
         .args(["-uuid", options.uuid.unwrap_or(UUID)])
         .args(["-chardev", &format!("socket,id=qmp,path={directory}/qmp,server=off")])
         .args(["-mon", "chardev=qmp,mode=control"]);
@@ -315,9 +315,8 @@ fn confine(command: &mut Command, directory: &Path, locked_bytes: u64) {
     }
     // SAFETY: setrlimit(2) alone, which is safe between fork and exec.
     unsafe {
-        command.pre_exec(move || {
-            Ok(setrlimit(Resource::RLIMIT_MEMLOCK, locked_bytes, locked_bytes)?)
-        });
+        command
+            .pre_exec(move || Ok(setrlimit(Resource::RLIMIT_MEMLOCK, locked_bytes, locked_bytes)?));
     }
 }
 

@@ -17,6 +17,11 @@
 
 /* How long a join waits for its session, which may be about to be adopted. */
 #define SEALANE_ADOPT_MS 10000
+/*
+ * What a frame holds: one packet of multifd, a header of less than a page and
+ * 128 pages, which would else be a frame or two and a remainder.
+ */
+#define SEALANE_FRAME_BYTES (129 * 4096)
 /* Connections that are heard out at a time, whoever they are from. */
 #define SEALANE_HANDSHAKES_MAX 64
 
@@ -253,6 +258,8 @@ void sealane_creds_complete(SealaneCreds *creds)
 static bool sealane_creds_configure(SealaneCreds *creds, Error **errp)
 {
     if (sealane_config_new(&creds->config) < 0 ||
+        sealane_config_set_frame_bytes(creds->config,
+                                       SEALANE_FRAME_BYTES) < 0 ||
         (creds->engine &&
          sealane_config_set(creds->config, "engine", creds->engine) < 0)) {
         sealane_creds_error(errp);
