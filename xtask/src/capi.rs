@@ -22,6 +22,19 @@ const PACKAGES: [(&str, &str); 7] = [
     ("/usr/include/gnutls/gnutls.h", "libgnutls28-dev"),
 ];
 
+/// Installs the library alone at a prefix.
+///
+/// # Errors
+///
+/// Where cargo-c cannot be had, or the library does not build.
+pub fn install_at(prefix: &Path) -> Result {
+    let tool = need_cargo_c(&env::current_dir().map_err(|e| e.to_string())?)?;
+    let (prefix, libraries) = (prefix.display().to_string(), prefix.join("lib"));
+    let mut command = Command::new(tool);
+    command.args(CINSTALL).args(["--release", "--prefix", &prefix, "--libdir"]).arg(libraries);
+    run(&mut command)
+}
+
 /// Installs the library below target/capi and tries it there.
 ///
 /// # Errors
@@ -49,9 +62,45 @@ pub fn test() -> Result {
         }
         counts.run(tests.args(["--", "--show-output"]).args(way.arguments))?;
     }
+    println!("== the C tests with what is under permissive licences alone");
+    check_licences()?;
+    let mut permissive = cargo(&["test", "--package", "sealane-ffi", "--no-default-features"]);
+    counts.run(permissive.args(PROGRAMS).args(["--", "--show-output"]))?;
     check_sanitizers(&prefix)?;
     abi(true)?;
     counts.close()
+}
+
+/// Terms that programs under GPL-2.0 alone can be given to others with.
+const PERMISSIVE: [&str; 6] = ["MIT", "BSD-2-Clause", "BSD-3-Clause", "ISC", "0BSD", "Unicode-3.0"];
+
+/// Whether the library without its default features is free of code that is under other terms, as
+/// docs/qemu.md says.
+fn check_licences() -> Result {
+    let others = |features: &[&str]| -> Result<Vec<String>> {
+        let mut tree =
+            cargo(&["tree", "--locked", "--package", "sealane-ffi", "--edges", "normal"]);
+        tree.args(["--prefix", "none", "--format", "{p}\t{l}"]).args(features);
+        let out = tree.output().map_err(|e| format!("cargo tree: {e}"))?;
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let is_other = |line: &&str| {
+            let terms = line.split('\t').nth(1).unwrap_or_default();
+            // Each crate has parts, and each part terms to choose from.
+            !terms.split(" AND ").all(|part| PERMISSIVE.iter().any(|term| part.contains(term)))
+        };
+        match out.status.success() && text.contains("snow") {
+            true => Ok(text.lines().filter(is_other).map(str::to_owned).collect()),
+            false => Err(format!("cargo tree: {}", String::from_utf8_lossy(&out.stderr))),
+        }
+    };
+    let (all, without) = (others(&[])?, others(&["--no-default-features"])?);
+    if !all.iter().any(|line| line.starts_with("aws-lc-sys")) {
+        return Err(format!("cargo tree does not show aws-lc-sys's licence: {all:?}"));
+    }
+    match without.is_empty() {
+        true => Ok(()),
+        false => Err(format!("without default features there is still: {without:?}")),
+    }
 }
 
 struct Way {

@@ -1,6 +1,7 @@
 //! `cargo xtask VERB`: what CI and a contributor run, the same way everywhere.
 
 mod capi;
+mod fitted;
 mod header;
 mod manual;
 mod qemu;
@@ -11,10 +12,10 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-const USAGE: &str = "verbs: test, tidy, man, header [--check], capi, abi [--check], qemu, \
+const USAGE: &str = "verbs: test, tidy, man, header [--check], capi, abi [--check], qemu [--stock], \
     fuzz [--seconds N], bench [NAME [ARGUMENT..]]";
-const BENCHES: [&str; 8] =
-    ["seal", "zero", "copy", "lane", "memory", "round_trip", "qemu_tunnel", "c_abi"];
+const BENCHES: [&str; 9] =
+    ["seal", "zero", "copy", "lane", "memory", "round_trip", "qemu_tunnel", "qemu_native", "c_abi"];
 const FUZZ_TARGETS: [&str; 3] = ["frame_parser", "opened_header", "hello"];
 const CARGO_FUZZ: &str = "0.13.1";
 /// `SKIP: name: reason` lines that CI accepts, by their beginning.
@@ -32,7 +33,8 @@ fn main() -> ExitCode {
         Some("header") => header::run(arguments.get(1).is_some_and(|flag| flag == "--check")),
         Some("capi") => capi::test(),
         Some("abi") => capi::abi(arguments.get(1).is_some_and(|flag| flag == "--check")),
-        Some("qemu") => qemu::show(),
+        Some("qemu") if arguments.get(1).is_some_and(|flag| flag == "--stock") => qemu::show(),
+        Some("qemu") => fitted::test(),
         Some("fuzz") => fuzz(&arguments[1..]),
         Some("bench") => bench(&arguments[1..]),
         _ => Err(USAGE.to_owned()),
@@ -182,11 +184,14 @@ fn bench(arguments: &[String]) -> Result {
         let build = ["run", "--quiet", "--release", "--package", "sealane-benches"];
         println!("== {name}");
         let mut bench = cargo(&build);
-        if name == "qemu_tunnel" {
+        if name.starts_with("qemu_") {
             run(cargo(&["build", "--quiet", "--release", "--package", "sealane-cli"]))?;
             let command = env::current_dir().map_err(|e| e.to_string())?;
             bench.env("SEALANE", command.join("target/release/sealane"));
-            bench.env(qemu::VARIABLE, qemu::ensure()?);
+            match name {
+                "qemu_native" => bench.env(fitted::VARIABLE, fitted::ensure()?),
+                _ => bench.env(qemu::VARIABLE, qemu::ensure()?),
+            };
         }
         if name == "c_abi" {
             run(cargo(&["build", "--quiet", "--release", "--package", "sealane-ffi"]))?;

@@ -1,4 +1,4 @@
-//! `cargo xtask qemu`: stock QEMU of the distribution, unpacked below target/qemu.
+//! `cargo xtask qemu --stock`: QEMU as it comes in the packages of the distribution, unpacked below target/qemu.
 //!
 //! Nothing is installed and nobody need be root. apt gets a configuration and a state of its own
 //! in target/qemu/apt: the machine's own sources of this release, and the same mirror's backports
@@ -44,6 +44,26 @@ pub fn ensure() -> Result<PathBuf> {
     Ok(list)
 }
 
+/// The source package of `suite`'s QEMU, from the machine's own mirror, into a new directory.
+///
+/// # Errors
+///
+/// Where apt cannot be had or reached.
+pub fn source(apt: &Path, suite: &str, into: &Path) -> Result {
+    remove(into)?;
+    fs::create_dir_all(into).map_err(|e| format!("{}: {e}", into.display()))?;
+    let apt = Apt::new(apt, &codename()?)?;
+    apt.update(
+        &|text, release| as_source(&stanzas(text, release, None), release, suite),
+        &|text, release| as_source(&one_liners(text, release, None), release, suite),
+    )?;
+    let fetch = ["source", "--quiet", "--download-only", "qemu"];
+    run(apt.command("apt-get").args(fetch).current_dir(into)).map_err(|error| {
+        format!("{error}\nthe source of QEMU comes from {suite} of the mirror in /etc/apt")
+    })?;
+    remove(&apt.place)
+}
+
 /// The verb: says what there is.
 pub fn show() -> Result {
     let list = ensure()?;
@@ -68,10 +88,10 @@ fn fetch(place: &Path) -> Result<String> {
     let backports = format!("{release}-backports");
     let apt = Apt::new(&place.join("apt"), &release)?;
     let mut suites = vec![release, backports];
-    if let Err(error) = apt.update(&suites) {
+    if let Err(error) = apt.update_binaries(Some(&suites[1])) {
         eprintln!("xtask: no backports: {error}");
         suites.pop();
-        apt.update(&suites)?;
+        apt.update_binaries(None)?;
     }
     let mut lines = String::new();
     for suite in &suites {
@@ -93,6 +113,9 @@ fn fetch(place: &Path) -> Result<String> {
     remove(&place.join("apt"))?;
     Ok(lines)
 }
+
+/// What is left of the text of a file of sources, for a release.
+type Cut<'a> = dyn Fn(&str, &str) -> String + 'a;
 
 /// apt with a configuration, sources and a state of its own.
 struct Apt {
@@ -139,17 +162,15 @@ impl Apt {
         command
     }
 
-    /// Gets the lists of these suites.
-    fn update(&self, suites: &[String]) -> Result {
+    /// Gets the lists of what is left of the machine's sources: of `.sources` files, and of
+    /// others.
+    fn update(&self, stanzas: &Cut<'_>, one_liners: &Cut<'_>) -> Result {
         let mut found = false;
         for path in machine_sources() {
             let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-            let extra = suites.get(1).map(String::as_str);
             let (name, own) = match path.extension() {
-                Some(kind) if kind == "sources" => {
-                    (".sources", stanzas(&text, &self.release, extra))
-                }
-                _ => (".list", one_liners(&text, &self.release, extra)),
+                Some(kind) if kind == "sources" => (".sources", stanzas(&text, &self.release)),
+                _ => (".list", one_liners(&text, &self.release)),
             };
             let file = path.file_stem().unwrap_or_default().to_string_lossy().into_owned() + name;
             found |= !own.is_empty();
@@ -159,6 +180,12 @@ impl Apt {
             return Err(format!("/etc/apt names no source of {} main", self.release));
         }
         run(self.command("apt-get").args(["update", "-qq", "--error-on=any"]))
+    }
+
+    fn update_binaries(&self, backports: Option<&str>) -> Result {
+        self.update(&|text, release| stanzas(text, release, backports), &|text, release| {
+            one_liners(text, release, backports)
+        })
     }
 
     /// Downloads what `suite` has and unpacks it at `root`.
@@ -267,6 +294,32 @@ fn one_liners(text: &str, release: &str, extra: Option<&str>) -> String {
     own.replace("deb [] ", "deb ")
 }
 
+/// The same mirror's source packages of another release: of what `stanzas` or `one_liners` left,
+/// that of the release itself.
+fn as_source(text: &str, release: &str, suite: &str) -> String {
+    let stanza = |stanza: &str| {
+        let of_release = |line: &str| {
+            line.strip_prefix("Suites:").is_some_and(|s| s.split_whitespace().any(|s| s == release))
+        };
+        stanza.lines().any(of_release).then(|| {
+            let line = |line: &str| match line.split(':').next() {
+                Some("Types") => "Types: deb-src\n".to_owned(),
+                Some("Suites") => format!("Suites: {suite}\n"),
+                _ => format!("{line}\n"),
+            };
+            stanza.lines().map(line).collect::<String>() + "\n"
+        })
+    };
+    if text.contains("Types:") {
+        return text.split("\n\n").filter_map(stanza).collect();
+    }
+    let one = |line: &str| {
+        let (before, after) = line.split_once(&format!(" {release} "))?;
+        Some(format!("{} {suite} {after}\n", before.replacen("deb", "deb-src", 1)))
+    };
+    text.lines().filter_map(one).collect()
+}
+
 /// dpkg's status as if no QEMU were installed.
 fn without_qemu(status: &str) -> String {
     let of_qemu = |stanza: &&str| {
@@ -346,6 +399,17 @@ mod tests {
                       deb file:/m r-security main\n";
         assert_eq!(one_liners(text, "r", Some("r-backports")), wanted);
         assert!(!one_liners(text, "r", None).contains("backports"));
+    }
+
+    #[test]
+    fn source_packages_of_another_release_come_from_the_same_mirror() {
+        let text = "Types: deb\nURIs: file:/m\nSuites: r r-updates\nComponents: main\n\n\
+                    Types: deb\nURIs: file:/s\nSuites: r-security\nComponents: main\n";
+        let wanted = "Types: deb-src\nURIs: file:/m\nSuites: t\nComponents: main\n\n";
+        assert_eq!(as_source(&stanzas(text, "r", None), "r", "t"), wanted);
+        let text = "deb [a=b] file:/m r main\ndeb file:/m r-security main\n";
+        let wanted = "deb-src [a=b] file:/m t main\n";
+        assert_eq!(as_source(&one_liners(text, "r", None), "r", "t"), wanted);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! AES-256-GCM by three providers behind one trait.
 
+#[cfg(feature = "aws-lc")]
 mod aws_lc;
 #[cfg(feature = "danger-null-seal")]
 mod null;
+#[cfg(feature = "ring")]
 mod ring;
 mod rustcrypto;
 
@@ -32,8 +34,10 @@ pub struct TagMismatch;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Provider {
     /// aws-lc-rs.
+    #[cfg(feature = "aws-lc")]
     AwsLc,
     /// ring.
+    #[cfg(feature = "ring")]
     Ring,
     /// RustCrypto's aes-gcm.
     RustCrypto,
@@ -50,16 +54,22 @@ impl Provider {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] where the CPU has no AES instructions and `RustCrypto` was not named.
+    /// [`Error::Config`] where the CPU has no AES instructions and `RustCrypto` was not named, and
+    /// where this build lacks the one that was.
     pub fn resolve(choice: ProviderChoice, cpu: &CpuFeatures) -> Result<Self> {
         let provider = match choice {
             ProviderChoice::RustCrypto => return Ok(Self::RustCrypto),
             #[cfg(feature = "danger-null-seal")]
             ProviderChoice::DangerNull => return Ok(Self::DangerNull),
+            #[cfg(feature = "aws-lc")]
             ProviderChoice::AwsLc => Self::AwsLc,
+            #[cfg(not(feature = "aws-lc"))]
+            ProviderChoice::AwsLc => return Err(left_out(choice)),
+            #[cfg(feature = "ring")]
             ProviderChoice::Ring => Self::Ring,
-            ProviderChoice::Auto if cpu.vaes && !cpu.avx512 => Self::Ring,
-            ProviderChoice::Auto => Self::AwsLc,
+            #[cfg(not(feature = "ring"))]
+            ProviderChoice::Ring => return Err(left_out(choice)),
+            ProviderChoice::Auto => Self::fastest(cpu),
         };
         if cpu.aes {
             return Ok(provider);
@@ -74,10 +84,24 @@ impl Provider {
         }))
     }
 
+    #[cfg_attr(not(all(feature = "aws-lc", feature = "ring")), expect(unused_variables))]
+    fn fastest(cpu: &CpuFeatures) -> Self {
+        #[cfg(all(feature = "aws-lc", feature = "ring"))]
+        return if cpu.vaes && !cpu.avx512 { Self::Ring } else { Self::AwsLc };
+        #[cfg(all(feature = "aws-lc", not(feature = "ring")))]
+        return Self::AwsLc;
+        #[cfg(all(feature = "ring", not(feature = "aws-lc")))]
+        return Self::Ring;
+        #[cfg(not(any(feature = "aws-lc", feature = "ring")))]
+        Self::RustCrypto
+    }
+
     /// Its name in settings and statistics.
     pub fn name(self) -> &'static str {
         match self {
+            #[cfg(feature = "aws-lc")]
             Self::AwsLc => "aws-lc-rs",
+            #[cfg(feature = "ring")]
             Self::Ring => "ring",
             Self::RustCrypto => "aes-gcm",
             #[cfg(feature = "danger-null-seal")]
@@ -103,11 +127,23 @@ impl Provider {
     /// A key of this provider.
     pub fn key(self, key: &[u8; 32]) -> Box<dyn AeadKey> {
         match self {
+            #[cfg(feature = "aws-lc")]
             Self::AwsLc => Box::new(aws_lc::Key::new(key)),
+            #[cfg(feature = "ring")]
             Self::Ring => Box::new(ring::Key::new(key)),
             Self::RustCrypto => Box::new(rustcrypto::Key::new(key)),
             #[cfg(feature = "danger-null-seal")]
             Self::DangerNull => Box::new(null::Key),
         }
     }
+}
+
+#[cfg(not(all(feature = "aws-lc", feature = "ring")))]
+fn left_out(choice: ProviderChoice) -> Error {
+    Error::Config(ConfigError {
+        key: "provider",
+        found: format!("{choice:?}, which this build of the library leaves out"),
+        wanted: "a provider that it has".to_owned(),
+        remedy: "name provider = auto, or build with the features aws-lc and ring".to_owned(),
+    })
 }
