@@ -12,8 +12,8 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-const USAGE: &str = "verbs: test, tidy, man, header [--check], capi, abi [--check], qemu [--stock], \
-    fuzz [--seconds N], bench [NAME [ARGUMENT..]]";
+const USAGE: &str = "verbs: test, tidy, man, header [--check], capi, abi [--check], \
+    qemu [--stock], fuzz [--seconds N], bench [NAME [ARGUMENT..]]";
 const BENCHES: [&str; 9] =
     ["seal", "zero", "copy", "lane", "memory", "round_trip", "qemu_tunnel", "qemu_native", "c_abi"];
 const FUZZ_TARGETS: [&str; 3] = ["frame_parser", "opened_header", "hello"];

@@ -1,4 +1,5 @@
-//! `cargo xtask qemu --stock`: QEMU as it comes in the packages of the distribution, unpacked below target/qemu.
+//! `cargo xtask qemu --stock`: QEMU as it comes in the distribution's packages, unpacked below
+//! target/qemu; and the source package of another release's, for `fitted.rs`.
 //!
 //! Nothing is installed and nobody need be root. apt gets a configuration and a state of its own
 //! in target/qemu/apt: the machine's own sources of this release, and the same mirror's backports

@@ -3,6 +3,7 @@
 #![allow(missing_docs)]
 
 mod confined;
+mod docs;
 mod failures;
 mod moves;
 mod pair;
