@@ -193,6 +193,7 @@ pub fn open(setup: &EngineSetup<'_>) -> Result<Box<dyn Engine>> {
 
 /// An engine whose slots only sends use: registered for zero-copy sends alone, which
 /// [`ZeroCopy::Auto`] does without, and says so, where the limit of locked memory allows none.
+/// Whether they are registered is decided here, whatever `setup.register` says.
 ///
 /// # Errors
 ///

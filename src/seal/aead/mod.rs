@@ -64,11 +64,11 @@ impl Provider {
             #[cfg(feature = "aws-lc")]
             ProviderChoice::AwsLc => Self::AwsLc,
             #[cfg(not(feature = "aws-lc"))]
-            ProviderChoice::AwsLc => return Err(left_out(choice)),
+            ProviderChoice::AwsLc => return Err(left_out("aws-lc")),
             #[cfg(feature = "ring")]
             ProviderChoice::Ring => Self::Ring,
             #[cfg(not(feature = "ring"))]
-            ProviderChoice::Ring => return Err(left_out(choice)),
+            ProviderChoice::Ring => return Err(left_out("ring")),
             ProviderChoice::Auto => Self::fastest(cpu),
         };
         if cpu.aes {
@@ -139,10 +139,10 @@ impl Provider {
 }
 
 #[cfg(not(all(feature = "aws-lc", feature = "ring")))]
-fn left_out(choice: ProviderChoice) -> Error {
+fn left_out(name: &str) -> Error {
     Error::Config(ConfigError {
         key: "provider",
-        found: format!("{choice:?}, which this build of the library leaves out"),
+        found: format!("{name}, which this build of the library leaves out"),
         wanted: "a provider that it has".to_owned(),
         remedy: "name provider = auto, or build with the features aws-lc and ring".to_owned(),
     })

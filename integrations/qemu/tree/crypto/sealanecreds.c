@@ -10,6 +10,7 @@
 
 #include "crypto/sealanecreds.h"
 #include "qapi/error.h"
+#include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/module.h"
 #include "qemu/thread.h"
@@ -17,6 +18,8 @@
 
 /* How long a join waits for its session, which may be about to be adopted. */
 #define SEALANE_ADOPT_MS 10000
+/* How often it looks whether the connection was shut down. */
+#define SEALANE_LOOK_MS 100
 /*
  * What a frame holds: one packet of multifd, a header of less than a page and
  * 128 pages, which would else be a frame or two and a remainder.
@@ -95,29 +98,22 @@ static int sealane_creds_role(SealaneCreds *creds)
         SEALANE_ROLE_SOURCE : SEALANE_ROLE_TARGET;
 }
 
-/* The current session with a reference and a place for one more channel. */
-static SealaneSession *sealane_creds_enter(SealaneCreds *creds)
+/*
+ * The current session, with a reference. At a server a join may come before
+ * the main loop has adopted the session: the other end knows sooner that it is
+ * open. @shut ends that wait.
+ */
+static SealaneSession *sealane_creds_current(SealaneCreds *creds,
+                                             const bool *shut)
 {
-    SealaneSession *session;
+    int64_t until = g_get_monotonic_time() + SEALANE_ADOPT_MS * 1000;
 
     QEMU_LOCK_GUARD(&creds->lock);
-    if (!creds->session &&
-        creds->endpoint == QCRYPTO_TLS_CREDS_ENDPOINT_SERVER) {
-        /* The other end knows that it is open sooner than this main loop. */
-        int64_t until = g_get_monotonic_time() + SEALANE_ADOPT_MS * 1000;
-        int64_t left;
-
-        while (!creds->session &&
-               (left = (until - g_get_monotonic_time()) / 1000) > 0) {
-            qemu_cond_timedwait(&creds->adopted, &creds->lock, left);
-        }
+    while (!creds->session && shut && !qatomic_read(shut) &&
+           g_get_monotonic_time() < until) {
+        qemu_cond_timedwait(&creds->adopted, &creds->lock, SEALANE_LOOK_MS);
     }
-    session = creds->session;
-    if (session) {
-        session->channels++;
-        g_atomic_rc_box_acquire(session);
-    }
-    return session;
+    return creds->session ? g_atomic_rc_box_acquire(creds->session) : NULL;
 }
 
 typedef int SealaneBegin(int fd, int role,
@@ -149,12 +145,12 @@ sealane_creds_begin(SealaneCreds *creds, SealaneBegin *begin, int fd,
 
 static struct sealane_stream *
 sealane_creds_more(SealaneCreds *creds, SealaneMore *more, int fd,
-                   const struct sealane_canceller *canceller,
+                   const struct sealane_canceller *canceller, const bool *shut,
                    SealaneSession **session, Error **errp)
 {
     struct sealane_stream *stream = NULL;
 
-    *session = sealane_creds_enter(creds);
+    *session = sealane_creds_current(creds, shut);
     if (!*session) {
         error_setg(errp, "Sealane: a channel joins a migration whose first "
                    "channel is not open here: migrate again");
@@ -162,9 +158,13 @@ sealane_creds_more(SealaneCreds *creds, SealaneMore *more, int fd,
     }
     if (more((*session)->streams, fd, canceller, &stream) < 0) {
         sealane_creds_error(errp);
-        sealane_creds_leave(creds, *session);
+        sealane_session_unref(*session);
         *session = NULL;
         return NULL;
+    }
+    /* Only now: who it is was not known before. */
+    WITH_QEMU_LOCK_GUARD(&creds->lock) {
+        (*session)->channels++;
     }
     return stream;
 }
@@ -179,35 +179,42 @@ sealane_creds_connect(SealaneCreds *creds, SealaneWay way, int fd,
                                    session, errp);
     }
     return sealane_creds_more(creds, sealane_streams_join, fd, canceller,
-                              session, errp);
+                              NULL, session, errp);
+}
+
+bool sealane_creds_hear(SealaneCreds *creds, Error **errp)
+{
+    if (qatomic_fetch_inc(&creds->handshakes) < SEALANE_HANDSHAKES_MAX) {
+        return true;
+    }
+    qatomic_dec(&creds->handshakes);
+    error_setg(errp, "Sealane: a connection is turned away, because %u others "
+               "are in their handshake: keep strangers away from this port, "
+               "or migrate again", SEALANE_HANDSHAKES_MAX);
+    return false;
+}
+
+void sealane_creds_heard(SealaneCreds *creds)
+{
+    qatomic_dec(&creds->handshakes);
 }
 
 struct sealane_stream *
 sealane_creds_accept(SealaneCreds *creds, int fd,
                      const struct sealane_canceller *canceller,
-                     SealaneSession **session, Error **errp)
+                     const bool *shut, SealaneSession **session, Error **errp)
 {
-    struct sealane_stream *stream = NULL;
-
-    if (qatomic_fetch_inc(&creds->handshakes) >= SEALANE_HANDSHAKES_MAX) {
-        error_setg(errp, "Sealane: %u connections are in their handshake: "
-                   "one more is turned away", SEALANE_HANDSHAKES_MAX);
-    } else {
-        switch (sealane_streams_asks(fd, creds->config, canceller)) {
-        case SEALANE_ASKS_OPEN:
-            stream = sealane_creds_begin(creds, sealane_streams_answer, fd,
-                                         canceller, session, errp);
-            break;
-        case SEALANE_ASKS_JOIN:
-            stream = sealane_creds_more(creds, sealane_streams_admit, fd,
-                                        canceller, session, errp);
-            break;
-        default:
-            sealane_creds_error(errp);
-        }
+    switch (sealane_streams_asks(fd, creds->config, canceller)) {
+    case SEALANE_ASKS_OPEN:
+        return sealane_creds_begin(creds, sealane_streams_answer, fd,
+                                   canceller, session, errp);
+    case SEALANE_ASKS_JOIN:
+        return sealane_creds_more(creds, sealane_streams_admit, fd, canceller,
+                                  shut, session, errp);
+    default:
+        sealane_creds_error(errp);
+        return NULL;
     }
-    qatomic_dec(&creds->handshakes);
-    return stream;
 }
 
 void sealane_creds_adopt(SealaneCreds *creds, SealaneSession *session)
@@ -255,9 +262,16 @@ void sealane_creds_complete(SealaneCreds *creds)
     }
 }
 
+/* The library's warnings are this process's. */
+static void sealane_creds_log(void *opaque, int level, const char *text)
+{
+    warn_report("Sealane: %s", text);
+}
+
 static bool sealane_creds_configure(SealaneCreds *creds, Error **errp)
 {
-    if (sealane_config_new(&creds->config) < 0 ||
+    if (sealane_set_log(SEALANE_LOG_WARNING, sealane_creds_log, NULL) < 0 ||
+        sealane_config_new(&creds->config) < 0 ||
         sealane_config_set_frame_bytes(creds->config,
                                        SEALANE_FRAME_BYTES) < 0 ||
         (creds->engine &&

@@ -17,9 +17,6 @@
 #include "qemu/module.h"
 #include "qemu/thread.h"
 
-/* How long the end of a channel waits for a peer that reads slowly. */
-#define SEALANE_END_MS 5000
-
 struct QIOChannelSealane {
     QIOChannel parent;
     QIOChannel *master;
@@ -170,7 +167,10 @@ static int qio_channel_sealane_set_blocking(QIOChannel *ioc, bool enabled,
         sealane_stream_set_nonblocking(stream, !enabled), errp);
 }
 
-/* Says the end where there is room for it now; else returns -EAGAIN. */
+/*
+ * Says the end where there is room for it now; else returns -EAGAIN. Who reads
+ * at this moment may be told to wait and read again, as channels allow.
+ */
 static int qio_channel_sealane_try_end(QIOChannelSealane *sioc,
                                        struct sealane_stream *stream)
 {
@@ -182,11 +182,11 @@ static int qio_channel_sealane_try_end(QIOChannelSealane *sioc,
     return result;
 }
 
-int qio_channel_sealane_end(QIOChannelSealane *sioc, Error **errp)
+int qio_channel_sealane_end(QIOChannelSealane *sioc, int64_t until_us,
+                            Error **errp)
 {
     struct sealane_stream *stream =
         qio_channel_sealane_stream(QIO_CHANNEL(sioc), errp);
-    int64_t until = g_get_monotonic_time() + SEALANE_END_MS * 1000;
     int result;
 
     if (!stream) {
@@ -196,15 +196,14 @@ int qio_channel_sealane_end(QIOChannelSealane *sioc, Error **errp)
         GPollFD room = {
             .fd = sealane_stream_write_fd(stream), .events = G_IO_OUT
         };
-        int64_t left = (until - g_get_monotonic_time()) / 1000;
+        int64_t left_ms = (until_us - g_get_monotonic_time()) / 1000;
 
-        if (left <= 0) {
-            error_setg(errp, "Sealane: the other end did not read for %d s: "
-                       "the end of the channel was not said",
-                       SEALANE_END_MS / 1000);
+        if (left_ms <= 0) {
+            error_setg(errp, "Sealane: the other end has not read what was "
+                       "written before: the end of the channel was not said");
             return -1;
         }
-        g_poll(&room, 1, MIN(left, 100));
+        g_poll(&room, 1, MIN(left_ms, 100));
     }
     return qio_channel_sealane_result(result, errp);
 }
@@ -260,10 +259,13 @@ static int qio_channel_sealane_close(QIOChannel *ioc, Error **errp)
 static int qio_channel_sealane_read_fd(QIOChannelSealane *sioc)
 {
     struct sealane_stream *stream = qio_channel_sealane_opened(sioc);
-    int fd = sealane_stream_read_fd(stream);
+    int fd = -1;
 
+    if (!qatomic_read(&sioc->unwatchable)) {
+        fd = sealane_stream_read_fd(stream);
+    }
     if (fd < 0) {
-        /* The socket will do to call the reader, who is told. */
+        /* From now on the socket calls the reader, who is told. */
         qatomic_set(&sioc->unwatchable, true);
         fd = sealane_stream_write_fd(stream);
     }
@@ -295,11 +297,29 @@ static void qio_channel_sealane_set_aio_fd_handler(QIOChannel *ioc,
     QIOChannelSealane *sioc = QIO_CHANNEL_SEALANE(ioc);
     struct sealane_stream *stream = qio_channel_sealane_opened(sioc);
 
+    int out;
+
     if (stream) {
+        out = sealane_stream_write_fd(stream);
         qio_channel_util_set_aio_fd_handler(
-            qio_channel_sealane_read_fd(sioc), read_ctx, io_read,
-            sealane_stream_write_fd(stream), write_ctx, io_write, opaque);
+            read_ctx ? qio_channel_sealane_read_fd(sioc) : out, read_ctx,
+            io_read, out, write_ctx, io_write, opaque);
     }
+}
+
+bool qio_channel_sealane_check(QIOChannel *master, SealaneCreds *creds,
+                               QCryptoTLSCredsEndpoint endpoint, Error **errp)
+{
+    if (!sealane_creds_check_endpoint(creds, endpoint, errp)) {
+        return false;
+    }
+    if (!object_dynamic_cast(OBJECT(master), TYPE_QIO_CHANNEL_SOCKET)) {
+        error_setg(errp, "Sealane: a %s, where a connected stream socket is "
+                   "wanted: migrate over tcp:, unix: or an fd: that is one",
+                   object_get_typename(OBJECT(master)));
+        return false;
+    }
+    return true;
 }
 
 static QIOChannelSealane *qio_channel_sealane_new(QIOChannel *master,
@@ -310,12 +330,6 @@ static QIOChannelSealane *qio_channel_sealane_new(QIOChannel *master,
     struct sealane_canceller *canceller = NULL;
     int fd;
 
-    if (!object_dynamic_cast(OBJECT(master), TYPE_QIO_CHANNEL_SOCKET)) {
-        error_setg(errp, "Sealane: a %s, where a connected stream socket is "
-                   "wanted: migrate over tcp:, unix: or an fd: that is one",
-                   object_get_typename(OBJECT(master)));
-        return NULL;
-    }
     /* Of its own: the master may be closed while a thread shakes hands. */
     fd = fcntl(QIO_CHANNEL_SOCKET(master)->fd, F_DUPFD_CLOEXEC, 0);
     if (fd < 0) {
@@ -342,13 +356,12 @@ QIOChannelSealane *qio_channel_sealane_new_client(QIOChannel *master,
                                                   SealaneWay way,
                                                   Error **errp)
 {
-    QIOChannelSealane *sioc;
+    QIOChannelSealane *sioc = NULL;
 
-    if (!sealane_creds_check_endpoint(
-            creds, QCRYPTO_TLS_CREDS_ENDPOINT_CLIENT, errp)) {
-        return NULL;
+    if (qio_channel_sealane_check(master, creds,
+                                  QCRYPTO_TLS_CREDS_ENDPOINT_CLIENT, errp)) {
+        sioc = qio_channel_sealane_new(master, creds, errp);
     }
-    sioc = qio_channel_sealane_new(master, creds, errp);
     if (sioc) {
         sioc->way = way;
     }
@@ -361,13 +374,16 @@ QIOChannelSealane *qio_channel_sealane_new_server(QIOChannel *master,
 {
     QIOChannelSealane *sioc;
 
-    if (!sealane_creds_check_endpoint(
-            creds, QCRYPTO_TLS_CREDS_ENDPOINT_SERVER, errp)) {
+    if (!qio_channel_sealane_check(master, creds,
+                                   QCRYPTO_TLS_CREDS_ENDPOINT_SERVER, errp) ||
+        !sealane_creds_hear(creds, errp)) {
         return NULL;
     }
     sioc = qio_channel_sealane_new(master, creds, errp);
     if (sioc) {
         sioc->accepts = true;
+    } else {
+        sealane_creds_heard(creds);
     }
     return sioc;
 }
@@ -398,6 +414,18 @@ static gboolean qio_channel_sealane_handshake_done(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
+/* The handshake is over, or will not be. */
+static void qio_channel_sealane_heard(QIOChannelSealane *sioc)
+{
+    if (sioc->fd >= 0) {
+        close(sioc->fd);
+        sioc->fd = -1;
+        if (sioc->accepts) {
+            sealane_creds_heard(sioc->creds);
+        }
+    }
+}
+
 static void qio_channel_sealane_shake_hands(QIOChannelSealane *sioc,
                                             Error **errp)
 {
@@ -405,13 +433,12 @@ static void qio_channel_sealane_shake_hands(QIOChannelSealane *sioc,
 
     if (sioc->accepts) {
         stream = sealane_creds_accept(sioc->creds, sioc->fd, sioc->canceller,
-                                      &sioc->session, errp);
+                                      &sioc->shut, &sioc->session, errp);
     } else {
         stream = sealane_creds_connect(sioc->creds, sioc->way, sioc->fd,
                                        sioc->canceller, &sioc->session, errp);
     }
-    close(sioc->fd);
-    sioc->fd = -1;
+    qio_channel_sealane_heard(sioc);
     if (!stream) {
         return;
     }
@@ -473,9 +500,7 @@ static void qio_channel_sealane_finalize(Object *obj)
     if (sioc->session) {
         sealane_creds_leave(sioc->creds, sioc->session);
     }
-    if (sioc->fd >= 0) {
-        close(sioc->fd);
-    }
+    qio_channel_sealane_heard(sioc);
     object_unref(OBJECT(sioc->creds));
     object_unref(OBJECT(sioc->master));
 }

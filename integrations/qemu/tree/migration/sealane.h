@@ -36,8 +36,11 @@ void migration_sealane_connect(MigrationState *s, QIOChannel *ioc,
 bool migration_sealane_join(QIOChannel *ioc, QIOTaskFunc func, void *opaque,
                             Error **errp);
 
+/* Until when the ends of all channels together may wait; 0 after a failure. */
+int64_t migration_sealane_end_until(void);
+
 /* Says the end of what was written to a sealed channel; else does nothing. */
-void migration_sealane_end(QIOChannel *ioc);
+void migration_sealane_end(QIOChannel *ioc, int64_t until_us);
 
 #else
 
@@ -67,7 +70,12 @@ static inline bool migration_sealane_join(QIOChannel *ioc, QIOTaskFunc func,
     return false;
 }
 
-static inline void migration_sealane_end(QIOChannel *ioc)
+static inline int64_t migration_sealane_end_until(void)
+{
+    return 0;
+}
+
+static inline void migration_sealane_end(QIOChannel *ioc, int64_t until_us)
 {
 }
 

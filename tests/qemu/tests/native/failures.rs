@@ -98,6 +98,23 @@ fn a_peer_that_hangs_is_yanked_or_cancelled() {
     }
 }
 
+/// A handshake has a limit of its own, and a yank ends it sooner.
+#[test]
+fn a_peer_that_accepts_and_says_nothing_is_yanked() {
+    let pair = Pair::new(&Case::live());
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let uri = format!("tcp:{}", silent.local_addr().unwrap());
+    pair.source.migrate(&uri);
+    let (_silent, _) = silent.accept().unwrap();
+    pair.source.execute("yank", json!({"instances": [{"type": "migration"}]}));
+    let info = pair.source.wait_status("failed");
+    let error = info.all["error-desc"].as_str().unwrap_or_default();
+    assert!(error.contains("cancelled"), "{error}");
+    pair.start();
+    pair.finish_after("cancelled");
+    pair.assert_lives_at_target();
+}
+
 /// Waits until the network takes nothing more.
 fn wait_stuck(source: &Guest) {
     let mut before = 0;

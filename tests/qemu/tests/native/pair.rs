@@ -102,11 +102,17 @@ impl Pair {
 
     /// Waits until both say that the migration is complete, and that nothing went wrong.
     pub fn finish(&self) -> Info {
+        self.finish_after("no failure before")
+    }
+
+    /// As [`Self::finish`], where a line with that word was said before.
+    pub fn finish_after(&self, word: &str) -> Info {
         let info = self.source.wait_status("completed");
         self.target.wait_status("completed");
         for guest in [&self.source, &self.target] {
             let said = guest.stderr();
-            assert!(!said.contains("Sealane"), "{}: {said}", guest.name());
+            let mut lines = said.lines().filter(|line| line.contains("Sealane"));
+            assert!(lines.all(|line| line.contains(word)), "{}: {said}", guest.name());
         }
         info
     }

@@ -44,8 +44,8 @@ bool sealane_creds_check_endpoint(SealaneCreds *creds,
  * @canceller: ends it from another thread
  * @session: the session of the stream
  *
- * The handshake of one channel, from the end that connected. Waits, at most
- * 10 seconds: not for a main loop.
+ * The handshake of one channel, from the end that connected. Waits for the
+ * other end, at most 10 seconds: not for a main loop.
  *
  * Returns: a stream, or NULL with @errp set.
  */
@@ -58,7 +58,19 @@ sealane_creds_connect(SealaneCreds *creds,
                       Error **errp);
 
 /**
+ * sealane_creds_hear:
+ *
+ * Takes one of the places for connections that are heard out, before anything
+ * is spent on one; sealane_creds_heard() gives it back.
+ *
+ * Returns: whether there was one; else sets @errp.
+ */
+bool sealane_creds_hear(SealaneCreds *creds, Error **errp);
+void sealane_creds_heard(SealaneCreds *creds);
+
+/**
  * sealane_creds_accept:
+ * @shut: ends a wait for the session, when somebody sets it
  *
  * As sealane_creds_connect(), from the end that accepted the connection,
  * which opens a session or joins the current one as the other end asks.
@@ -67,6 +79,7 @@ struct sealane_stream *
 sealane_creds_accept(SealaneCreds *creds,
                      int fd,
                      const struct sealane_canceller *canceller,
+                     const bool *shut,
                      SealaneSession **session,
                      Error **errp);
 
@@ -81,8 +94,9 @@ void sealane_creds_adopt(SealaneCreds *creds, SealaneSession *session);
 /**
  * sealane_creds_leave:
  *
- * A channel of @session has closed; gives up its reference. Nothing joins a
- * session whose channels have all closed.
+ * A channel of @session has closed; gives up its reference. At a server
+ * nothing joins a session whose channels have all closed; a client says by
+ * sealane_creds_complete(), or by opening another, that one is over.
  */
 void sealane_creds_leave(SealaneCreds *creds, SealaneSession *session);
 

@@ -267,7 +267,7 @@ static void test_end_and_truncation(void)
     cut = ends;
     connect_ends(&cut, SEALANE_JOINS);
     qio_channel_write_all(ends.client, "x", 1, &error_abort);
-    qio_channel_sealane_end(QIO_CHANNEL_SEALANE(ends.client), &error_abort);
+    qio_channel_sealane_end(QIO_CHANNEL_SEALANE(ends.client), 0, &error_abort);
     g_assert_cmpint(qio_channel_read(ends.server, &byte, 1, &error_abort), ==,
                     1);
     g_assert_cmpint(qio_channel_read(ends.server, &byte, 1, &error_abort), ==,
@@ -280,6 +280,42 @@ static void test_end_and_truncation(void)
     g_assert(strstr(error_get_pretty(err), "closed the connection"));
     error_free(err);
     object_unref(OBJECT(cut.server));
+    ends_close(&ends);
+}
+
+/* An end that finds no room is said once there is some, or not waited for. */
+static void test_end_without_room(void)
+{
+    static char block[1 << 20];
+    Ends ends;
+    Error *err = NULL;
+    size_t written = 0, came = 0;
+    ssize_t count;
+
+    ends_open(&ends);
+    qio_channel_set_blocking(ends.client, false, &error_abort);
+    while ((count = qio_channel_write(ends.client, block, sizeof(block),
+                                      &error_abort)) > 0) {
+        written += count;
+    }
+    g_assert_cmpint(count, ==, QIO_CHANNEL_ERR_BLOCK);
+    g_assert_cmpint(qio_channel_sealane_end(QIO_CHANNEL_SEALANE(ends.client),
+                                            0, &err), ==, -1);
+    g_assert(strstr(error_get_pretty(err), "has not read"));
+    error_free(err);
+    /* Nothing has changed by that. */
+    while (came < written) {
+        count = qio_channel_read(ends.server, block, sizeof(block),
+                                 &error_abort);
+        g_assert_cmpint(count, >, 0);
+        came += count;
+    }
+    g_assert_cmpint(came, ==, written);
+    qio_channel_sealane_end(QIO_CHANNEL_SEALANE(ends.client),
+                            g_get_monotonic_time() + 10 * G_USEC_PER_SEC,
+                            &error_abort);
+    g_assert_cmpint(qio_channel_read(ends.server, block, sizeof(block),
+                                     &error_abort), ==, 0);
     ends_close(&ends);
 }
 
@@ -355,6 +391,8 @@ int main(int argc, char **argv)
     g_test_add_func("/io/channel/sealane/watch-and-peek", test_watch_and_peek);
     g_test_add_func("/io/channel/sealane/shutdown", test_shutdown_wakes);
     g_test_add_func("/io/channel/sealane/end", test_end_and_truncation);
+    g_test_add_func("/io/channel/sealane/end-without-room",
+                    test_end_without_room);
     g_test_add_func("/io/channel/sealane/strangers", test_strangers);
     result = g_test_run();
     unlink(secret_file);
