@@ -1,6 +1,8 @@
 //! Migrations that are cancelled, cut, refused or tampered with: the source's guest runs on, and
 //! nobody waits.
 
+use std::io::Read;
+
 use sealane_qemu::{Guest, Proxy};
 use serde_json::json;
 
@@ -105,7 +107,9 @@ fn a_peer_that_accepts_and_says_nothing_is_yanked() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let uri = format!("tcp:{}", silent.local_addr().unwrap());
     pair.source.migrate(&uri);
-    let (_silent, _) = silent.accept().unwrap();
+    let (mut peer, _) = silent.accept().unwrap();
+    // From its first bytes on there is something to yank.
+    peer.read_exact(&mut [0; 112]).unwrap();
     pair.source.execute("yank", json!({"instances": [{"type": "migration"}]}));
     let info = pair.source.wait_status("failed");
     let error = info.all["error-desc"].as_str().unwrap_or_default();
