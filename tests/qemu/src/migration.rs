@@ -214,4 +214,28 @@ impl Guest {
             }
         })
     }
+
+    /// The guest runs here and no more at the source, and has lost nothing.
+    ///
+    /// # Panics
+    ///
+    /// Where it has not, or does not count on.
+    pub fn assert_took_over_from(&self, source: &Guest) {
+        let handover = source.memory().counters();
+        assert!(!source.is_running() && self.is_running());
+        self.memory().assert_no_page_older_than(&handover);
+        self.wait_counting_on(&handover);
+        self.stop();
+        self.memory().assert_no_page_missed_a_sweep();
+    }
+
+    /// The guest runs here as if there had been no migration.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not.
+    pub fn assert_runs_on(&self) {
+        assert!(self.is_running());
+        self.wait_counting_on(&self.memory().counters());
+    }
 }

@@ -39,12 +39,7 @@ impl Pair {
 
     /// The guest runs at the target, and lost nothing.
     fn assert_lives(&self) {
-        let handover = self.source.memory().counters();
-        assert!(!self.source.is_running() && self.target.is_running());
-        self.target.memory().assert_no_page_older_than(&handover);
-        self.target.wait_counting_on(&handover);
-        self.target.stop();
-        self.target.memory().assert_no_page_missed_a_sweep();
+        self.target.assert_took_over_from(&self.source);
     }
 }
 
@@ -138,8 +133,7 @@ fn a_cancelled_source_runs_on_and_a_killed_target_fails_it() {
                 let said = pair.target.wait_target_failed();
                 println!("target after a cancel: {said}");
             }
-            assert!(pair.source.is_running());
-            pair.source.wait_counting_on(&pair.source.memory().counters());
+            pair.source.assert_runs_on();
         }
     });
 }

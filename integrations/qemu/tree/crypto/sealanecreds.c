@@ -359,7 +359,8 @@ static void sealane_creds_finalize(Object *obj)
     g_free(creds->engine);
 }
 
-static void sealane_creds_class_init(ObjectClass *oc, void *data)
+static void sealane_creds_class_init(ObjectClass *oc,
+                                     SealaneClassData *data)
 {
     UserCreatableClass *ucc = USER_CREATABLE_CLASS(oc);
 

@@ -505,7 +505,8 @@ static void qio_channel_sealane_finalize(Object *obj)
     object_unref(OBJECT(sioc->master));
 }
 
-static void qio_channel_sealane_class_init(ObjectClass *klass, void *data)
+static void qio_channel_sealane_class_init(ObjectClass *klass,
+                                           SealaneClassData *data)
 {
     QIOChannelClass *ioc_klass = QIO_CHANNEL_CLASS(klass);
 

@@ -123,18 +123,12 @@ impl Pair {
 
     /// The guest runs at the target, and lost nothing.
     pub fn assert_lives_at_target(&self) {
-        let handover = self.source.memory().counters();
-        assert!(!self.source.is_running() && self.target.is_running());
-        self.target.memory().assert_no_page_older_than(&handover);
-        self.target.wait_counting_on(&handover);
-        self.target.stop();
-        self.target.memory().assert_no_page_missed_a_sweep();
+        self.target.assert_took_over_from(&self.source);
     }
 
     /// The guest runs at the source, as if there had been no migration.
     pub fn assert_lives_at_source(&self) {
-        assert!(self.source.is_running());
-        self.source.wait_counting_on(&self.source.memory().counters());
+        self.source.assert_runs_on();
     }
 }
 

@@ -14,6 +14,13 @@
 struct sealane_canceller;
 struct sealane_stream;
 
+/* What a class_init function gets: constant from QEMU 10.1 on. */
+#if QEMU_VERSION_MAJOR == 10 && QEMU_VERSION_MINOR == 0
+typedef void SealaneClassData;
+#else
+typedef const void SealaneClassData;
+#endif
+
 #define TYPE_SEALANE_CREDS "sealane-creds"
 OBJECT_DECLARE_SIMPLE_TYPE(SealaneCreds, SEALANE_CREDS)
 
