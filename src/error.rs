@@ -80,8 +80,8 @@ impl fmt::Display for CancelledBy {
 pub enum PeerError {
     /// The other end could not show that it holds what it must hold.
     #[error(
-        "peer not authenticated: {reason}: make sure that both ends were given the same secret \
-         and that nothing else listens at that address"
+        "peer not authenticated: {reason}: make sure that both ends use Sealane with the same \
+         secret and that nothing else listens at that address"
     )]
     NotAuthenticated {
         /// What was missing.

@@ -57,6 +57,13 @@ impl Guest {
         self.try_set_capabilities(names).unwrap_or_else(|error| self.fail(&error));
     }
 
+    /// Turns these capabilities off.
+    pub fn clear_capabilities(&self, names: &[&str]) {
+        let off = |name: &&str| json!({"capability": name, "state": false});
+        let list: Vec<_> = names.iter().map(off).collect();
+        self.execute("migrate-set-capabilities", json!({"capabilities": list}));
+    }
+
     /// Turns these capabilities on.
     ///
     /// # Errors

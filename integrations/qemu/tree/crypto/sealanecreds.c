@@ -274,8 +274,7 @@ static bool sealane_creds_configure(SealaneCreds *creds, Error **errp)
         sealane_config_new(&creds->config) < 0 ||
         sealane_config_set_frame_bytes(creds->config,
                                        SEALANE_FRAME_BYTES) < 0 ||
-        (creds->engine &&
-         sealane_config_set(creds->config, "engine", creds->engine) < 0)) {
+        sealane_config_set(creds->config, "engine", creds->engine) < 0) {
         sealane_creds_error(errp);
         return false;
     }
@@ -304,9 +303,24 @@ static int sealane_creds_get_endpoint(Object *obj, Error **errp)
     return SEALANE_CREDS(obj)->endpoint;
 }
 
+/* What has been read and used is not changed by a new name. */
+static bool sealane_creds_may_set(SealaneCreds *creds, Error **errp)
+{
+    if (creds->config) {
+        error_setg(errp, "sealane-creds: this object is complete: delete it "
+                   "and create another (object-del, object-add)");
+        return false;
+    }
+    return true;
+}
+
 static void sealane_creds_set_endpoint(Object *obj, int value, Error **errp)
 {
-    SEALANE_CREDS(obj)->endpoint = value;
+    SealaneCreds *creds = SEALANE_CREDS(obj);
+
+    if (sealane_creds_may_set(creds, errp)) {
+        creds->endpoint = value;
+    }
 }
 
 static char *sealane_creds_get_secret_file(Object *obj, Error **errp)
@@ -319,8 +333,10 @@ static void sealane_creds_set_secret_file(Object *obj, const char *value,
 {
     SealaneCreds *creds = SEALANE_CREDS(obj);
 
-    g_free(creds->secret_file);
-    creds->secret_file = g_strdup(value);
+    if (sealane_creds_may_set(creds, errp)) {
+        g_free(creds->secret_file);
+        creds->secret_file = g_strdup(value);
+    }
 }
 
 static char *sealane_creds_get_engine(Object *obj, Error **errp)
@@ -333,8 +349,10 @@ static void sealane_creds_set_engine(Object *obj, const char *value,
 {
     SealaneCreds *creds = SEALANE_CREDS(obj);
 
-    g_free(creds->engine);
-    creds->engine = g_strdup(value);
+    if (sealane_creds_may_set(creds, errp)) {
+        g_free(creds->engine);
+        creds->engine = g_strdup(value);
+    }
 }
 
 static void sealane_creds_init(Object *obj)
@@ -342,6 +360,7 @@ static void sealane_creds_init(Object *obj)
     SealaneCreds *creds = SEALANE_CREDS(obj);
 
     creds->endpoint = QCRYPTO_TLS_CREDS_ENDPOINT_CLIENT;
+    creds->engine = g_strdup("uring");
     qemu_mutex_init(&creds->lock);
     qemu_cond_init(&creds->adopted);
 }

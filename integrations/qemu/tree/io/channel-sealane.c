@@ -388,6 +388,11 @@ QIOChannelSealane *qio_channel_sealane_new_server(QIOChannel *master,
     return sioc;
 }
 
+bool qio_channel_sealane_is_first(QIOChannelSealane *sioc)
+{
+    return sealane_stream_number(sioc->stream) == 0;
+}
+
 typedef struct SealaneHandshake {
     QIOTask *task;
     GMainContext *context;
@@ -402,7 +407,7 @@ static gboolean qio_channel_sealane_handshake_done(gpointer opaque)
 
     if (handshake->err) {
         qio_task_set_error(handshake->task, handshake->err);
-    } else if (sealane_stream_number(sioc->stream) == 0) {
+    } else if (qio_channel_sealane_is_first(sioc)) {
         sealane_creds_adopt(sioc->creds, sioc->session);
     }
     qio_task_complete(handshake->task);

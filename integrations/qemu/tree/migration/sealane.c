@@ -49,11 +49,20 @@ static void migration_sealane_incoming_done(QIOTask *task, gpointer opaque)
     g_autoptr(QIOChannel) ioc = QIO_CHANNEL(qio_task_get_source(task));
     Error *err = NULL;
 
-    if (!qio_task_propagate_error(task, &err)) {
+    if (qio_task_propagate_error(task, &err)) {
+        error_report_err(err);
+    } else if (!qio_channel_sealane_is_first(QIO_CHANNEL_SEALANE(ioc)) &&
+               !migrate_multifd() && !migrate_postcopy_preempt()) {
+        error_report("Sealane: the source has more than one channel, and this "
+                     "target neither multifd nor postcopy-preempt: set the "
+                     "same capabilities at both ends");
+    } else if (migration_has_all_channels()) {
+        /* Asked when it was accepted, too; others may have come meanwhile. */
+        error_report("Sealane: one channel more than this migration has: set "
+                     "the same multifd-channels at both ends");
+    } else {
         migration_channel_process_incoming(ioc);
-        return;
     }
-    error_report_err(err);
 }
 
 void migration_sealane_process_incoming(QIOChannel *ioc, Error **errp)
@@ -78,6 +87,16 @@ void migration_sealane_process_incoming(QIOChannel *ioc, Error **errp)
 
 /* The credentials of the migration that is going on. */
 static SealaneCreds *migration_sealane_used;
+/* The main channel, while it shakes hands. */
+static QIOChannel *migration_sealane_shaking;
+
+void migration_sealane_cancel(void)
+{
+    if (migration_sealane_shaking) {
+        qio_channel_shutdown(migration_sealane_shaking,
+                             QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    }
+}
 
 /* A secret has served once its migration is complete, and not before. */
 static int migration_sealane_event(NotifierWithReturn *notifier,
@@ -114,6 +133,7 @@ static void migration_sealane_outgoing_done(QIOTask *task, gpointer opaque)
     Error *err = NULL;
 
     qio_task_propagate_error(task, &err);
+    migration_sealane_shaking = NULL;
     /* Registered again where the migration takes the channel. */
     migration_ioc_unregister_yank(ioc);
     migration_channel_connect(opaque, ioc, NULL, err);
@@ -133,6 +153,7 @@ void migration_sealane_connect(MigrationState *s, QIOChannel *ioc,
     qio_channel_set_name(QIO_CHANNEL(sioc), "migration-sealane-outgoing");
     /* A peer that accepts and says nothing can be yanked. */
     migration_ioc_register_yank(QIO_CHANNEL(sioc));
+    migration_sealane_shaking = QIO_CHANNEL(sioc);
     qio_channel_sealane_handshake(sioc, migration_sealane_outgoing_done, s,
                                   NULL, NULL);
 }

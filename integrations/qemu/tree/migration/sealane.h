@@ -29,6 +29,9 @@ void migration_sealane_process_incoming(QIOChannel *ioc, Error **errp);
 void migration_sealane_connect(MigrationState *s, QIOChannel *ioc,
                                Error **errp);
 
+/* Ends a handshake of the main channel, if there is one: it was cancelled. */
+void migration_sealane_cancel(void);
+
 /*
  * One more outgoing channel over @ioc, for multifd and postcopy-preempt: @func
  * gets it, or the error, with a reference to the channel.
@@ -61,6 +64,10 @@ static inline void migration_sealane_process_incoming(QIOChannel *ioc,
 
 static inline void migration_sealane_connect(MigrationState *s,
                                              QIOChannel *ioc, Error **errp)
+{
+}
+
+static inline void migration_sealane_cancel(void)
 {
 }
 

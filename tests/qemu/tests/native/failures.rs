@@ -2,6 +2,7 @@
 //! nobody waits.
 
 use std::io::Read;
+use std::time::Instant;
 
 use sealane_qemu::{Guest, Proxy};
 use serde_json::json;
@@ -102,7 +103,13 @@ fn a_peer_that_hangs_is_yanked_or_cancelled() {
 
 /// A handshake has a limit of its own, and a yank ends it sooner.
 #[test]
-fn a_peer_that_accepts_and_says_nothing_is_yanked() {
+fn a_peer_that_accepts_and_says_nothing_is_yanked_or_cancelled() {
+    for yank in [true, false] {
+        silent_peer(yank);
+    }
+}
+
+fn silent_peer(yank: bool) {
     let pair = Pair::new(&Case::live());
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let uri = format!("tcp:{}", silent.local_addr().unwrap());
@@ -110,10 +117,26 @@ fn a_peer_that_accepts_and_says_nothing_is_yanked() {
     let (mut peer, _) = silent.accept().unwrap();
     // From its first bytes on there is something to yank.
     peer.read_exact(&mut [0; 112]).unwrap();
-    pair.source.execute("yank", json!({"instances": [{"type": "migration"}]}));
-    let info = pair.source.wait_status("failed");
-    let error = info.all["error-desc"].as_str().unwrap_or_default();
-    assert!(error.contains("cancelled"), "{error}");
+    if yank {
+        pair.source.execute("yank", json!({"instances": [{"type": "migration"}]}));
+        let info = pair.source.wait_status("failed");
+        let error = info.all["error-desc"].as_str().unwrap_or_default();
+        assert!(error.contains("cancelled"), "{error}");
+    } else {
+        pair.source.cancel();
+        pair.source.wait_status("cancelled");
+    }
+    // Long before the handshake's own limit.
+    let begin = Instant::now();
+    pair.source.wait_for("the handshake to end", |source| {
+        let yanks = source.execute("query-yank", json!({}));
+        yanks
+            .as_array()
+            .is_some_and(|list| list.iter().all(|one| one["type"] != "migration"))
+            .then_some(())
+    });
+    println!("the handshake ended after {:?}", begin.elapsed());
+    drop(peer);
     pair.start();
     pair.finish_after("cancelled");
     pair.assert_lives_at_target();

@@ -94,6 +94,29 @@ fn one_end_plain_or_with_tls_is_told_at_both() {
 }
 
 #[test]
+fn channels_that_the_target_does_not_expect_are_told() {
+    for (case, at_target, words) in [
+        (Case::live().with(&["multifd"]), None, "neither multifd nor postcopy-preempt"),
+        (Case { channels: 8, ..Case::live().with(&["multifd"]) }, Some(2), "same multifd-channels"),
+    ] {
+        let pair = Pair::new(&case);
+        match at_target {
+            Some(channels) => pair.target.set_parameters(json!({"multifd-channels": channels})),
+            None => pair.target.clear_capabilities(case.capabilities),
+        }
+        pair.start();
+        let said = pair.target.wait_for("the target to say so", |target| {
+            let said = target.stderr();
+            let told = said.contains(words) || said.contains("Extra incoming");
+            (told || target.ended().is_some()).then_some(said)
+        });
+        assert!(!said.contains("Assertion"), "{said}");
+        pair.source.cancel();
+        pair.source.assert_runs_on();
+    }
+}
+
+#[test]
 fn credentials_that_cannot_serve_are_refused_with_the_remedy() {
     let case = Case::memory();
     let source = start_source(&case);

@@ -76,6 +76,13 @@ void qio_channel_sealane_handshake(QIOChannelSealane *ioc,
                                    GMainContext *context);
 
 /**
+ * qio_channel_sealane_is_first:
+ *
+ * Returns: whether the channel opened its session. Once the handshake is over.
+ */
+bool qio_channel_sealane_is_first(QIOChannelSealane *ioc);
+
+/**
  * qio_channel_sealane_end:
  * @until_us: until when it waits, by g_get_monotonic_time(); 0 for not at all
  *
