@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{Counts, Result, capi, cargo, man, need, qemu, run};
+use crate::{Counts, Result, capi, cargo, man, need, output, qemu, run};
 
 /// What the tests read to learn where [`ensure`] put the list of what it built.
 pub const VARIABLE: &str = "SEALANE_QEMU_FITTED";
@@ -243,13 +243,4 @@ fn check_without(place: &Path) -> Result {
         }
     }
     Ok(())
-}
-
-fn output(command: &mut Command) -> Result<String> {
-    let shown = format!("{command:?}");
-    let output = command.output().map_err(|error| format!("{shown}: {error}"))?;
-    if !output.status.success() {
-        return Err(format!("{shown}: {}", String::from_utf8_lossy(&output.stderr)));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

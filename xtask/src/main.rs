@@ -207,6 +207,16 @@ fn bench(arguments: &[String]) -> Result {
 const COMPILERS: [(&str, &str); 3] =
     [("cc", "gcc"), ("c++", "g++"), ("/usr/include/stdio.h", "libc6-dev")];
 
+/// What a command prints; an error where it fails, with what it says.
+fn output(command: &mut Command) -> Result<String> {
+    let shown = format!("{:?}", command.get_program());
+    let output = command.output().map_err(|error| format!("{shown}: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("{shown}: {}", String::from_utf8_lossy(&output.stderr)));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// Installs the Debian packages whose program, or file where it is a path, is not there.
 fn need(packages: &[(&str, &str)]) -> Result {
     let there = |what: &str| match what.starts_with('/') {

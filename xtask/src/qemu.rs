@@ -16,7 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{Result, run};
+use crate::{Result, output, run};
 
 /// What the tests read to learn where [`ensure`] put that file.
 pub const VARIABLE: &str = "SEALANE_QEMU";
@@ -360,15 +360,6 @@ fn version(root: &Path) -> Result<String> {
         [major, minor] => Ok(format!("{major}.{minor}")),
         _ => Err(format!("{}: no version in {text:?}", binary(root).display())),
     }
-}
-
-fn output(command: &mut Command) -> Result<String> {
-    let shown = format!("{:?}", command.get_program());
-    let output = command.output().map_err(|error| format!("{shown}: {error}"))?;
-    if !output.status.success() {
-        return Err(format!("{shown}: {}", String::from_utf8_lossy(&output.stderr)));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn remove(path: &Path) -> Result {

@@ -88,6 +88,7 @@ bool qio_channel_sealane_is_first(QIOChannelSealane *ioc);
  *
  * Says the end of what is written, behind all that was written before. Where
  * the other end reads slowly it waits for room, until a shutdown ends that.
+ * Who has closed already is told nothing, which is no error.
  *
  * Returns: 0, or -1 with @errp set.
  */

@@ -319,6 +319,22 @@ static void test_end_without_room(void)
     ends_close(&ends);
 }
 
+/* A target that has what it wants closes first, now and then. */
+static void test_end_to_who_has_gone(void)
+{
+    Ends ends, gone;
+
+    ends_open(&ends);
+    gone = ends;
+    connect_ends(&gone, SEALANE_JOINS);
+    object_unref(OBJECT(gone.server));
+    qio_channel_sealane_end(QIO_CHANNEL_SEALANE(gone.client),
+                            g_get_monotonic_time() + 10 * G_USEC_PER_SEC,
+                            &error_abort);
+    object_unref(OBJECT(gone.client));
+    ends_close(&ends);
+}
+
 static void handshake_fails(QIOChannelSealane *ioc, const char *text)
 {
     Handshake handshake = {};
@@ -369,7 +385,7 @@ static void test_strangers(void)
 
 int main(int argc, char **argv)
 {
-    g_autofree char *directory = g_dir_make_tmp("sealane-XXXXXX", NULL);
+    g_autofree char *directory = g_dir_make_tmp(NULL, NULL);
     struct sealane_secret *secret = NULL;
     int result;
 
@@ -393,6 +409,8 @@ int main(int argc, char **argv)
     g_test_add_func("/io/channel/sealane/end", test_end_and_truncation);
     g_test_add_func("/io/channel/sealane/end-without-room",
                     test_end_without_room);
+    g_test_add_func("/io/channel/sealane/end-to-who-has-gone",
+                    test_end_to_who_has_gone);
     g_test_add_func("/io/channel/sealane/strangers", test_strangers);
     result = g_test_run();
     unlink(secret_file);
