@@ -77,7 +77,7 @@ pub fn last_round(
     rounds: usize,
 ) -> sealane::Result<Duration> {
     let (secret, cancel) = (OneTimeSecret::generate()?, Canceller::default());
-    let mut listener = Listener::bind("127.0.0.1:0")?;
+    let listener = Listener::bind("127.0.0.1:0")?;
     let address = listener.local_address()?.to_string();
     let (theirs, other) = (secret.clone(), config.clone());
     let file = into.try_clone().expect("a descriptor");

@@ -67,7 +67,7 @@ fn target(bytes: u64) -> Result<(), Box<dyn std::error::Error>> {
     std::io::stdin().read_line(&mut text)?;
     let secret = OneTimeSecret::from_text(&text)?;
     let (config, cancel) = (Config::default(), Canceller::default());
-    let mut listener = Listener::bind("127.0.0.1:0")?;
+    let listener = Listener::bind("127.0.0.1:0")?;
     println!("{}", listener.local_address()?);
     let lanes = listener.accept(Role::Target, &secret, &config, &cancel)?;
     let fd = nix::sys::memfd::memfd_create(c"t", nix::sys::memfd::MFdFlags::MFD_ALLOW_SEALING)?;

@@ -32,7 +32,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let secret = OneTimeSecret::read(Path::new(secret_file))?;
     let (config, cancel) = (Config::default(), Canceller::default());
 
-    let mut listener = Listener::bind(address)?;
+    let listener = Listener::bind(address)?;
     println!("listening at {}", listener.local_address()?);
     let lanes = listener.accept(Role::Target, &secret, &config, &cancel)?;
     let mut target = Target::start(lanes, &config, &cancel)?;

@@ -97,6 +97,9 @@ pub struct Config {
     pub socket_buffer_bytes: usize,
     /// TCP congestion control by name, as in `tcp(7)`. Default: the system's.
     pub congestion: Option<String>,
+    /// Name of the migration, the same at both ends: any text, for example the guest's UUID.
+    /// Several may wait at one listener, each for a migration of another name. Default: none.
+    pub migration_name: String,
 }
 
 impl Default for Config {
@@ -114,6 +117,7 @@ impl Default for Config {
             peer_timeout: Duration::from_secs(30),
             socket_buffer_bytes: 0,
             congestion: None,
+            migration_name: String::new(),
         }
     }
 }

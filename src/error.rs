@@ -81,12 +81,15 @@ pub enum PeerError {
     /// The other end could not show that it holds what it must hold.
     #[error(
         "peer not authenticated: {reason}: make sure that both ends use Sealane with the same \
-         secret and that nothing else listens at that address"
+         secret, or certificates at both, and that nothing else listens at that address"
     )]
     NotAuthenticated {
         /// What was missing.
         reason: &'static str,
     },
+    /// A certificate of one end that the other does not take: whose, why, and what helps.
+    #[error("peer not authenticated: {0}")]
+    Certificate(String),
     /// The connection ended before the session did.
     #[error("lane {lane}: the other end closed the connection {phase}, after {frames} frames")]
     Closed {
@@ -227,7 +230,7 @@ pub struct ConfigError {
 impl Error {
     /// Whether the other end failed to show who it is.
     pub fn is_authentication(&self) -> bool {
-        matches!(self, Self::Peer(PeerError::NotAuthenticated { .. }))
+        matches!(self, Self::Peer(PeerError::NotAuthenticated { .. } | PeerError::Certificate(_)))
     }
 
     /// Whether somebody asked for the end.
@@ -313,7 +316,9 @@ impl From<Error> for std::io::Error {
     fn from(error: Error) -> Self {
         use std::io::ErrorKind;
         let kind = match &error {
-            Error::Peer(PeerError::NotAuthenticated { .. }) => ErrorKind::PermissionDenied,
+            Error::Peer(PeerError::NotAuthenticated { .. } | PeerError::Certificate(_)) => {
+                ErrorKind::PermissionDenied
+            }
             Error::Peer(PeerError::Closed { .. }) => ErrorKind::UnexpectedEof,
             Error::Peer(PeerError::Silent { .. }) => ErrorKind::TimedOut,
             Error::Peer(PeerError::Refused(_)) => ErrorKind::ConnectionAborted,

@@ -13,7 +13,7 @@
 //! // io_uring unless named otherwise; a sandbox may have only this.
 //! let mut config = Config::default();
 //! config.engine = EngineChoice::Syscalls;
-//! let mut listener = Listener::bind("127.0.0.1:0")?;
+//! let listener = Listener::bind("127.0.0.1:0")?;
 //! let address = listener.local_address()?.to_string();
 //!
 //! let (theirs, other) = (secret.clone(), config.clone());
@@ -58,6 +58,7 @@ macro_rules! internal {
     )*};
 }
 
+pub mod check;
 pub mod config;
 pub mod error;
 pub mod memory;
@@ -78,7 +79,7 @@ pub use establish::Listener;
 pub use migrate::{
     LaneStatistics, Lanes, Progress, RoundReport, Source, SourceReport, Target, TargetReport, dial,
 };
-pub use trust::OneTimeSecret;
+pub use trust::{Certificates, OneTimeSecret, Trust};
 pub use wire::Role;
 
 /// What this machine has for Sealane: the facts behind `sealane doctor`.

@@ -280,7 +280,7 @@ fn a_cancel_ends_the_handshake_at_either_end() {
         let ended = if dials {
             dial(&address, Role::Source, &secret, &config, &cancel)
         } else {
-            let mut listener = Listener::bind("127.0.0.1:0").unwrap();
+            let listener = Listener::bind("127.0.0.1:0").unwrap();
             listener.accept(Role::Target, &secret, &config, &cancel)
         };
         assert!(ended.err().unwrap().is_cancelled());
@@ -469,7 +469,7 @@ fn a_peer_that_hangs_is_given_up_after_its_time() {
         let from = memfd(1 << 20);
         let (secret, cancel) = (OneTimeSecret::generate().unwrap(), Canceller::default());
         // Lanes, and then nothing: a stopped process.
-        let mut listener = Listener::bind("127.0.0.1:0").unwrap();
+        let listener = Listener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_address().unwrap().to_string();
         let (theirs, other) = (secret.clone(), config.clone());
         let (done, wait) = mpsc::channel::<()>();

@@ -161,7 +161,7 @@ fn cancel_from_either_end_in_a_round_ends_both() {
 fn both_ends_source_is_refused_and_the_listener_waits_on() {
     let config = config(EngineChoice::Syscalls, 1);
     let (secret, cancel) = (OneTimeSecret::generate().unwrap(), Canceller::default());
-    let mut listener = Listener::bind("127.0.0.1:0").unwrap();
+    let listener = Listener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_address().unwrap().to_string();
     let (theirs, other) = (secret.clone(), config.clone());
     let end = std::thread::spawn(move || {
@@ -246,7 +246,7 @@ fn a_region_by_mapping_crosses() {
         let (from_map, source_region) = mapped(&from);
         let (into_map, target_region) = mapped(&into);
         let (secret, cancel) = (OneTimeSecret::generate().unwrap(), Canceller::default());
-        let mut listener = Listener::bind("127.0.0.1:0").unwrap();
+        let listener = Listener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_address().unwrap().to_string();
         let (theirs, other) = (secret.clone(), config.clone());
         let end = std::thread::spawn(move || {
@@ -278,7 +278,7 @@ fn the_target_may_dial_and_the_source_listen() {
         let (from, into) = (memfd(1 << 20), memfd(1 << 20));
         fill(&from, 1 << 20, 8);
         let (secret, cancel) = (OneTimeSecret::generate().unwrap(), Canceller::default());
-        let mut listener = Listener::bind("127.0.0.1:0").unwrap();
+        let listener = Listener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_address().unwrap().to_string();
         let (theirs, other, file) = (secret.clone(), config.clone(), into.try_clone().unwrap());
         let end = std::thread::spawn(move || {

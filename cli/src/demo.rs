@@ -112,7 +112,7 @@ pub(crate) fn run_target(arguments: &DemoArguments, cancel: &Canceller) -> Resul
     std::io::stdin().read_line(&mut line).map_err(io)?;
     let secret = OneTimeSecret::from_text(&line)?;
     let config = arguments.tuning.config();
-    let mut listener = Listener::bind("127.0.0.1:0")?;
+    let listener = Listener::bind("127.0.0.1:0")?;
     println!("{}", listener.local_address()?);
     let lanes = listener.accept(Role::Target, &secret, &config, cancel)?;
     let cpu_begin = cpu_seconds(UsageWho::RUSAGE_SELF);

@@ -60,7 +60,7 @@ pub(crate) fn recv(arguments: &RecvArguments, cancel: &Canceller) -> Result<(), 
     let secret = OneTimeSecret::read(&common.secret_file)?;
     check_place(arguments)?;
     let config = arguments.tuning.config();
-    let mut listener = Listener::bind(&arguments.listen)?;
+    let listener = Listener::bind(&arguments.listen)?;
     let address = listener.local_address()?.to_string();
     if common.json {
         event(&serde_json::json!({ "event": "listening", "address": address }));

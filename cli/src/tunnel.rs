@@ -12,7 +12,7 @@ use sealane::tunnel::{
     ChannelStatistics, LocalListener, TunnelProgress, TunnelReport, TunnelSource, TunnelTarget,
     check_socket_path,
 };
-use sealane::{Canceller, Error, Listener, OneTimeSecret};
+use sealane::{Canceller, Error, Listener, OneTimeSecret, Trust};
 use serde_json::{Value, json};
 
 use crate::Failure;
@@ -77,13 +77,13 @@ pub(crate) fn target(arguments: &TunnelTargetArguments, cancel: &Canceller) -> O
     let first = OneTimeSecret::read(&options.common.secret_file)?;
     // One that is kept takes the secret of the day; else its file may go once it was read.
     let secret = || match options.keep {
-        true => OneTimeSecret::read(&options.common.secret_file),
-        false => Ok(first.clone()),
+        true => OneTimeSecret::read(&options.common.secret_file).map(Trust::from),
+        false => Ok(first.clone().into()),
     };
-    let mut listener = Listener::bind(&arguments.listen)?;
+    let listener = Listener::bind(&arguments.listen)?;
     listening(options, &listener.local_address()?.to_string());
     repeat(options, cancel, || {
-        let tunnel = match TunnelTarget::accept(&mut listener, &secret, &config, cancel) {
+        let tunnel = match TunnelTarget::accept(&listener, &secret, &config, cancel) {
             Err(error) if options.keep && !error.is_cancelled() => {
                 if !matches!(error, Error::Peer(_)) {
                     std::thread::sleep(AGAIN);
@@ -94,7 +94,7 @@ pub(crate) fn target(arguments: &TunnelTargetArguments, cancel: &Canceller) -> O
         };
         connected(options, tunnel.provider());
         let watch = Watch::new(tunnel.progress(), options);
-        let report = tunnel.serve(&mut listener, &arguments.to);
+        let report = tunnel.serve(&arguments.to);
         Ok(watch.end(report))
     })
 }

@@ -51,7 +51,10 @@ pub unsafe extern "C" fn sealane_streams_open(
 ) -> c_int {
     // SAFETY: as this function's.
     unsafe {
-        begin(fd, role, (secret, config, canceller), (out_streams, out_stream), Streams::open)
+        let open = |fd, role, secret: &_, config: &_, canceller: &_| {
+            Streams::open(fd, role, secret, config, canceller)
+        };
+        begin(fd, role, (secret, config, canceller), (out_streams, out_stream), open)
     }
 }
 
@@ -72,7 +75,10 @@ pub unsafe extern "C" fn sealane_streams_answer(
 ) -> c_int {
     // SAFETY: as this function's.
     unsafe {
-        begin(fd, role, (secret, config, canceller), (out_streams, out_stream), Streams::answer)
+        let answer = |fd, role, secret: &_, config: &_, canceller: &_| {
+            Streams::answer(fd, role, secret, config, canceller)
+        };
+        begin(fd, role, (secret, config, canceller), (out_streams, out_stream), answer)
     }
 }
 

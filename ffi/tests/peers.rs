@@ -103,7 +103,7 @@ fn a_guest_moves_from_c_to_rust() {
     let program = compiled(&place);
     for engine in engines() {
         let rig = Rig::new(engine);
-        let mut listener = Listener::bind("127.0.0.1:0").unwrap();
+        let listener = Listener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_address().unwrap().port().to_string();
         let peer = rig.begin(&program, &["source", &port], Stdio::null());
         let lanes = listener.accept(Role::Target, &rig.secret, &rig.config, &rig.cancel).unwrap();

@@ -1,7 +1,7 @@
 //! Connections of lanes.
 
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Instant;
 
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, setsockopt, sockopt};
@@ -79,7 +79,7 @@ pub(super) fn tune(socket: &impl AsFd, config: &Config) -> Result<()> {
 }
 
 /// As for a lane's own connection, where the socket is of TCP.
-pub fn tune_if_tcp(socket: &OwnedFd, config: &Config) -> Result<()> {
+pub fn tune_if_tcp(socket: &(impl AsFd + AsRawFd), config: &Config) -> Result<()> {
     let protocol = nix::sys::socket::getsockname::<SockaddrStorage>(socket.as_raw_fd())
         .map_err(|e| SystemError::from_errno("getsockname", "stream", e as i32))?;
     match protocol.family() {

@@ -1,60 +1,26 @@
-//! Listening: strangers are heard out, a few bytes each, and get no answer.
+//! Listening: strangers are heard out, a few bytes each. Those who hold no one-time secret get no
+//! answer.
 
-use std::collections::VecDeque;
-use std::io::{ErrorKind, Read};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
-use nix::poll::PollFlags;
-
-use super::connect::tune;
-use super::{Session, Shake, Use, wait};
+use super::door::Door;
+use super::hub::{Arrival, Caller, Hub, Wants};
+use super::{Session, Shake, Until, Use, migration_id, tune_if_tcp};
 use crate::cancel::Canceller;
 use crate::config::Config;
-use crate::error::{Error, PeerError, Result, SystemError};
+use crate::error::{Error, PeerError, Result};
 use crate::lane::Lane;
-use crate::trust::{self, OneTimeSecret};
-use crate::wire::{DIALLER_HELLO_BYTES, DiallerHello, OpenReply, Refusal, Role};
-
-/// Connections that a listener hears out at a time; the oldest gives way.
-const HALF_OPEN_MAX: usize = 64;
-/// First messages that a listener remembers to have answered.
-const ANSWERED_MAX: usize = 1024;
+use crate::trust::Trust;
+use crate::wire::{Refusal, Role};
 
 /// Waits at an address for the other end.
-pub struct Listener {
-    socket: TcpListener,
-    half_open: Vec<HalfOpen>,
-    /// Authentic first messages that were answered: recorded and sent again they would keep the
-    /// listener waiting for a CONFIRM. Only who holds the secret can add to it.
-    answered: VecDeque<[u8; DIALLER_HELLO_BYTES]>,
-}
-
-/// A stranger: what came of its first message, and until when it is heard out.
-struct HalfOpen {
-    socket: TcpStream,
-    bytes: [u8; DIALLER_HELLO_BYTES],
-    filled: usize,
-    deadline: Instant,
-}
-
-/// How long a wait goes on.
-#[derive(Clone, Copy)]
-pub struct Until<'a> {
-    /// When it ends.
-    pub deadline: Option<Instant>,
-    /// Whether it ends before, looked at from time to time.
-    pub over: &'a dyn Fn() -> bool,
-}
-
-impl Until<'_> {
-    const NEVER: Until<'static> = Until { deadline: None, over: &|| false };
-
-    fn is_over(&self) -> bool {
-        (self.over)() || self.deadline.is_some_and(|at| Instant::now() >= at)
-    }
-}
+///
+/// Clones are the same listener: several threads may wait at it at once, each for a migration of
+/// another [`Config::migration_name`]. Sessions keep the address open until they end.
+#[derive(Clone)]
+pub struct Listener(Arc<Hub>);
 
 impl std::fmt::Debug for Listener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -69,53 +35,51 @@ impl Listener {
     ///
     /// [`crate::Error::System`] where that cannot be.
     pub fn bind(address: &str) -> Result<Self> {
-        let failed = |operation, e: &std::io::Error| SystemError::from_io(operation, address, e);
-        let socket = TcpListener::bind(address).map_err(|e| match e.raw_os_error() {
-            Some(_) => failed("bind", &e),
-            None => failed("bind", &e).remedy(format!("{e}: ADDRESS:PORT of this host is wanted")),
-        })?;
-        socket.set_nonblocking(true).map_err(|e| failed("fcntl", &e))?;
-        Ok(Self { socket, half_open: Vec::new(), answered: VecDeque::new() })
+        Hub::new(Door::bind(address)?).map(Self)
     }
 
     /// The address that it got.
     pub fn local_address(&self) -> Result<SocketAddr> {
-        let address = self.socket.local_addr();
-        Ok(address.map_err(|e| SystemError::from_io("getsockname", "listener", &e))?)
+        self.0.door(Door::local_address)
     }
 
-    /// Waits for a peer that holds the secret and opens a session. Strangers get no answer, and a
-    /// peer with another role or use is told so; neither ends the wait, only `cancel` does.
-    /// `secret` is asked for each that may be the peer.
+    /// Waits for a peer that shows who it is and opens a session. Strangers do not end the wait,
+    /// nor does a peer with another role or use, which is told so; only `cancel` does.
+    /// `trust` is asked for each that may be the peer.
     ///
     /// # Errors
     ///
-    /// As [`Shake::answer`], and what `secret` says; [`crate::Error::Cancelled`].
+    /// As [`Shake::answer`], and what `trust` says; [`crate::Error::Cancelled`];
+    /// [`Error::Misuse`] where somebody else waits for a migration of the same name.
     pub(crate) fn open(
-        &mut self,
+        &self,
         role: Role,
         purpose: Use,
-        secret: &dyn Fn() -> Result<OneTimeSecret>,
+        trust: &dyn Fn() -> Result<Trust>,
         config: &Config,
         cancel: &Canceller,
-    ) -> Result<(Session, Lane, OneTimeSecret)> {
+    ) -> Result<(Session, Lane, Trust)> {
         config.check()?;
-        secret()?.check_unspent()?;
+        let first = trust()?;
+        first.check_unspent()?;
+        first.check_listens()?;
         // What cannot be set for the connections is this end's error, not a stranger's silence.
-        tune(&self.socket, config)?;
+        self.0.door(|door| {
+            door.poll_fds().iter().try_for_each(|(socket, _)| tune_if_tcp(socket, config))
+        })?;
+        let ticket = self.0.register(Wants::Open {
+            migration_id: migration_id(&config.migration_name),
+            answers_tls: first.secret().is_none(),
+        })?;
+        drop(first);
         loop {
-            let heard = self.next_hello(config, cancel, Until::NEVER)?;
-            let Some((socket, message)) = heard else { continue };
-            // Of a stranger nothing is logged but that there was one.
-            let Ok(DiallerHello::Open(hello, clear, noise)) = DiallerHello::parse(&message) else {
-                tracing::debug!("dropped a stranger: no first message of this protocol");
-                continue;
-            };
-            let secret = secret()?;
-            let Some(listener) = self.verified(&secret, &message, &clear, &noise) else { continue };
+            let arrival = ticket.next(config, cancel, Until::NEVER)?;
+            let Some(arrival) = arrival else { continue };
+            let Some((socket, caller)) = ticket.greet(arrival, trust, config)? else { continue };
             let shake = Shake::begin(role, purpose, config, cancel);
-            match shake.answer(socket, &hello, listener, &secret) {
-                Ok(Some((session, lane))) => return Ok((session, lane, secret)),
+            let trust = caller.trust.clone();
+            match shake.answer(socket, caller, Some(&self.0)) {
+                Ok(Some((session, lane))) => return Ok((session, lane, trust)),
                 Ok(None) => {}
                 // It was told so. It may be a message of somebody's mistake that was recorded and
                 // is sent again: the peer may come yet.
@@ -127,129 +91,50 @@ impl Listener {
         }
     }
 
-    /// Waits for one more lane of a session; none once it is over. Whoever wants to
-    /// open another session meanwhile is told that it cannot be now.
-    ///
-    /// # Errors
-    ///
-    /// As [`Shake::admit`]; [`crate::Error::Cancelled`].
-    pub(crate) fn join(
-        &mut self,
-        session: &Session,
-        secret: &OneTimeSecret,
-        shake: &Shake<'_>,
-        until: Until<'_>,
-        admits: impl Fn(u16) -> bool,
-    ) -> Result<Option<Lane>> {
-        loop {
-            let heard = self.next_hello(shake.config, shake.cancel, until)?;
-            let Some((mut socket, message)) = heard else { return Ok(None) };
-            match DiallerHello::parse(&message) {
-                Ok(DiallerHello::Join(hello)) => {
-                    let now = Instant::now() + shake.config.handshake_timeout;
-                    let deadline = until.deadline.map_or(now, |at| at.min(now));
-                    let shake = Shake { deadline, ..*shake };
-                    if let Some(lane) = shake.admit(session, socket, &hello, &admits)? {
-                        return Ok(Some(lane));
-                    }
-                }
-                Ok(DiallerHello::Open(_, clear, noise)) => {
-                    if let Some(peer) = self.verified(secret, &message, &clear, &noise) {
-                        let (reply, _) = peer.reply(&OpenReply::Refused(Refusal::Busy))?;
-                        // The socket is new: so few bytes fit. Whoever is gone needs no answer.
-                        let _ = std::io::Write::write_all(&mut socket, &reply);
-                    }
-                }
-                Err(_) => tracing::debug!("dropped a stranger: no message of this protocol"),
-            }
-        }
+    /// Whether a session was opened here.
+    pub(crate) fn serves(&self, session: &Session) -> bool {
+        session.ticket.as_ref().is_some_and(|ticket| ticket.is_of(&self.0))
     }
+}
 
-    /// A first message that verifies and is new.
-    fn verified(
-        &mut self,
-        secret: &OneTimeSecret,
-        message: &[u8; DIALLER_HELLO_BYTES],
-        clear: &[u8; crate::wire::OPEN_CLEAR_BYTES],
-        noise: &[u8; crate::wire::NOISE_FIRST_BYTES],
-    ) -> Option<trust::Listener> {
-        if self.answered.contains(message) {
-            tracing::debug!("dropped a first message that was answered before");
-            return None;
-        }
-        let Ok(listener) = trust::Listener::new(secret, clear, noise) else {
-            tracing::debug!("dropped a stranger: its first message does not verify");
-            return None;
+/// Waits for one more lane of a session that was opened by a listener; none once it is over.
+/// Whoever wants to open it again meanwhile is told that it cannot be now.
+///
+/// # Errors
+///
+/// As [`Shake::admit`]; [`crate::Error::Cancelled`].
+pub fn join(
+    session: &Session,
+    trust: &Trust,
+    shake: &Shake<'_>,
+    until: Until<'_>,
+    admits: impl Fn(u16) -> bool,
+) -> Result<Option<Lane>> {
+    let Some(ticket) = &session.ticket else {
+        let text = "no listener: the session was opened over a socket that was handed over";
+        return Err(Error::Misuse(text.to_owned()));
+    };
+    loop {
+        let arrival = match ticket.next(shake.config, shake.cancel, until)? {
+            None => return Ok(None),
+            Some(Arrival::Join(socket, hello)) => {
+                let now = Instant::now() + shake.config.handshake_timeout;
+                let deadline = until.deadline.map_or(now, |at| at.min(now));
+                let shake = Shake { deadline, ..*shake };
+                match shake.admit(session, socket, &hello, &admits)? {
+                    Some(lane) => return Ok(Some(lane)),
+                    None => continue,
+                }
+            }
+            Some(arrival) => arrival,
         };
-        self.answered.truncate(ANSWERED_MAX - 1);
-        self.answered.push_front(*message);
-        Some(listener)
-    }
-
-    /// The next whole first message of anybody; none once it is over.
-    fn next_hello(
-        &mut self,
-        config: &Config,
-        cancel: &Canceller,
-        until: Until<'_>,
-    ) -> Result<Option<(TcpStream, [u8; DIALLER_HELLO_BYTES])>> {
-        loop {
-            cancel.check()?;
-            if until.is_over() {
-                return Ok(None);
-            }
-            match self.socket.accept() {
-                Ok((socket, _)) => self.admit(socket, config),
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    let readable = |fd| (fd, PollFlags::POLLIN);
-                    let peers = self.half_open.iter().map(|peer| readable(peer.socket.as_fd()));
-                    let fds: Vec<_> =
-                        std::iter::once(readable(self.socket.as_fd())).chain(peers).collect();
-                    wait(&fds, until.deadline);
-                }
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        ErrorKind::Interrupted | ErrorKind::ConnectionAborted
-                    ) => {}
-                // Strangers may have taken them all: the oldest gives way.
-                Err(e)
-                    if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
-                        && !self.half_open.is_empty() =>
-                {
-                    drop(self.half_open.remove(0));
-                }
-                Err(e) => return Err(SystemError::from_io("accept", "listener", &e).into()),
-            }
-            let now = Instant::now();
-            self.half_open.retain(|peer| now < peer.deadline);
-            let mut at = 0;
-            while at < self.half_open.len() {
-                let peer = &mut self.half_open[at];
-                match peer.socket.read(&mut peer.bytes[peer.filled..]) {
-                    Ok(0) => drop(self.half_open.remove(at)),
-                    Ok(bytes) => peer.filled += bytes,
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => at += 1,
-                    Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                    Err(_) => drop(self.half_open.remove(at)),
-                }
-                if self.half_open.get(at).is_some_and(|p| p.filled == DIALLER_HELLO_BYTES) {
-                    let peer = self.half_open.remove(at);
-                    return Ok(Some((peer.socket, peer.bytes)));
-                }
-            }
+        let ours = || Ok(trust.clone());
+        if let Some((mut socket, Caller { hello, proven, .. })) =
+            ticket.greet(arrival, &ours, shake.config)?
+        {
+            let reply = proven.reply(&shake.refuse(&hello, Refusal::Busy))?;
+            // The socket is new: so few bytes fit. Whoever is gone needs no answer.
+            let _ = std::io::Write::write_all(&mut socket, &reply.bytes);
         }
-    }
-
-    fn admit(&mut self, socket: TcpStream, config: &Config) {
-        if socket.set_nonblocking(true).is_err() || tune(&socket, config).is_err() {
-            return;
-        }
-        if self.half_open.len() == HALF_OPEN_MAX {
-            self.half_open.remove(0);
-        }
-        let deadline = Instant::now() + config.handshake_timeout;
-        let bytes = [0; DIALLER_HELLO_BYTES];
-        self.half_open.push(HalfOpen { socket, bytes, filled: 0, deadline });
     }
 }

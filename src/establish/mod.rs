@@ -7,18 +7,22 @@
 
 mod arrival;
 mod connect;
+mod door;
+mod half_open;
+mod hub;
 mod listener;
 mod shake;
 
 pub use arrival::arrival;
 pub use connect::{connect, peer_of, tune_if_tcp};
-pub use listener::{Listener, Until};
+pub use listener::{Listener, join};
 pub use shake::{Session, Shake, Use};
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use sha2::{Digest, Sha256};
 
 use crate::config::{FRAME_BYTES_MAX, FRAME_BYTES_MIN, LANES_MAX, PAGE_BYTES};
 
@@ -38,6 +42,32 @@ fn wait(fds: &[(BorrowedFd<'_>, PollFlags)], deadline: Option<Instant>) {
 
 fn wait_one(socket: &impl AsFd, events: PollFlags, deadline: Instant) {
     wait(&[(socket.as_fd(), events)], Some(deadline));
+}
+
+/// How long a wait goes on.
+#[derive(Clone, Copy)]
+pub struct Until<'a> {
+    /// When it ends.
+    pub deadline: Option<Instant>,
+    /// Whether it ends before, looked at from time to time.
+    pub over: &'a dyn Fn() -> bool,
+}
+
+impl Until<'_> {
+    const NEVER: Until<'static> = Until { deadline: None, over: &|| false };
+
+    fn is_over(&self) -> bool {
+        (self.over)() || self.deadline.is_some_and(|at| Instant::now() >= at)
+    }
+}
+
+/// W-38: a migration's name as the hello carries it.
+fn migration_id(name: &str) -> [u8; 16] {
+    if name.is_empty() {
+        return [0; 16];
+    }
+    let hash = Sha256::new().chain_update(b"sealane1 migration name").chain_update(name).finalize();
+    *hash.first_chunk().expect("16 of 32")
 }
 
 /// Whether a migration may have so many lanes and such frames.

@@ -1,23 +1,28 @@
 //! The handshake over a connected socket, from either side, and the joins of further lanes.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::Instant;
 
 use nix::poll::PollFlags;
 
-use super::{frame_is_allowed, limits_are_allowed, wait_one};
+use super::half_open::PARTING;
+use super::hub::{Caller, Hub, Ticket, Wants};
+use super::{frame_is_allowed, limits_are_allowed, migration_id, wait_one};
 use crate::cancel::Canceller;
-use crate::config::{Config, LANES_MAX, STREAMS_MAX};
+use crate::config::{Config, FRAME_BYTES_MAX, LANES_MAX, STREAMS_MAX};
 use crate::error::{Error, PeerError, Result, SystemError};
 use crate::lane::Lane;
 use crate::seal::{CpuFeatures, Direction, KeyLimits, Opener, Provider, Sealer, SessionSecret};
-use crate::trust::{self, Dialler, JoinRequest, Joined, OneTimeSecret, Spent};
+use crate::trust::{
+    self, Greeted, JoinRequest, Joined, Opening, Proven, RECORD_HEADER_BYTES, Replied, Spent, Step,
+    TlsDialler, Trust, record_bytes,
+};
 use crate::wire::{
-    Control, DIALLER_HELLO_BYTES, HEADER_FIXED_BYTES, JOIN_REPLY_BYTES, JoinHello,
-    OPEN_REPLY_BYTES, OpenHello, OpenReply, Opened, PREFIX_BYTES, Prefix, Refusal, Role, TAG_BYTES,
-    VERSION, parse_header,
+    Control, DIALLER_HELLO_BYTES, DiallerHello, Features, HEADER_FIXED_BYTES, JOIN_REPLY_BYTES,
+    JoinHello, OPEN_REPLY_BYTES, OpenHello, OpenReply, Opened, PREFIX_BYTES, Prefix, Refusal, Role,
+    TAG_BYTES, VERSION, parse_header,
 };
 
 const CONFIRM_BYTES: usize = PREFIX_BYTES + HEADER_FIXED_BYTES + TAG_BYTES;
@@ -29,6 +34,18 @@ pub enum Use {
     Migration,
     /// As many streams as the dialler opens.
     Streams,
+    /// Streams that measure the way and carry no guest.
+    Check,
+}
+
+impl Use {
+    fn features(self) -> Features {
+        match self {
+            Self::Migration => Features::default(),
+            Self::Streams => Features::STREAMS,
+            Self::Check => Features::STREAMS.with(Features::CHECK),
+        }
+    }
 }
 
 /// A session that both ends have agreed on: what further lanes are made from.
@@ -44,6 +61,8 @@ pub struct Session {
     pub frame_bytes: usize,
     /// The mark of the one-time secret.
     pub spent: Spent,
+    /// Where its further lanes come to, at an end that listens.
+    pub ticket: Option<Ticket>,
 }
 
 impl Session {
@@ -94,43 +113,52 @@ impl<'a> Shake<'a> {
     ///
     /// # Errors
     ///
-    /// [`PeerError::NotAuthenticated`], [`PeerError::Refused`]; [`Error::Config`] where this CPU
-    /// has no fit provider.
-    pub fn open(&self, mut socket: TcpStream, secret: &OneTimeSecret) -> Result<(Session, Lane)> {
-        secret.check_unspent()?;
+    /// [`PeerError::NotAuthenticated`], [`PeerError::Certificate`], [`PeerError::Refused`];
+    /// [`Error::Config`] where this CPU has no fit provider.
+    pub fn open(&self, mut socket: TcpStream, trust: &Trust) -> Result<(Session, Lane)> {
+        trust.check_unspent()?;
         let provider = Provider::resolve(self.config.provider, &CpuFeatures::detect())?;
         let source = self.role == Role::Source;
-        let streams = self.purpose == Use::Streams;
         let hello = OpenHello {
             version: VERSION,
             role: self.role,
-            streams,
-            lanes: if source && !streams { self.config.lanes } else { 0 },
+            trust: trust.kind(),
+            required: self.purpose.features(),
+            optional: Features::default(),
+            lanes: if source && self.purpose == Use::Migration { self.config.lanes } else { 0 },
             frame_bytes: if source { self.config.frame_bytes as u32 } else { 0 },
-            migration_id: [0; 16],
+            migration_id: migration_id(&self.config.migration_name),
         };
-        let (dialler, message) = Dialler::new(secret, &hello)?;
+        let (opening, message) = Opening::new(trust, &hello)?;
         self.write(&mut socket, &message)?;
-        let mut reply = [0; OPEN_REPLY_BYTES];
-        self.read(&mut socket, &mut reply)?;
-        let (reply, agreed) = dialler.finish(&reply)?;
-        let (lanes, frame_bytes) = match reply {
-            OpenReply::Accepted { lanes, frame_bytes } => (lanes, frame_bytes as usize),
-            OpenReply::Refused(why) => return Err(PeerError::Refused(why.text().to_owned()).into()),
+        let (reply, agreed) = match opening {
+            Opening::Secret(dialler) => {
+                let mut reply = [0; OPEN_REPLY_BYTES];
+                self.read(&mut socket, &mut reply)?;
+                dialler.finish(&reply)?
+            }
+            Opening::Tls(tls) => self.dial_tls(&mut socket, tls)?,
         };
+        if let Some(why) = reply.refusal {
+            return Err(PeerError::Refused(refused(&hello, &reply, why)).into());
+        }
+        let (lanes, frame_bytes) = (reply.lanes, reply.frame_bytes as usize);
         let asked = (hello.lanes, hello.frame_bytes as usize);
-        if !self.allows(lanes, frame_bytes) || (source && (lanes, frame_bytes) != asked) {
-            let text =
-                format!("{lanes} lanes with frames of {frame_bytes} bytes were not agreed on");
+        let agrees = !source || (lanes, frame_bytes) == asked;
+        if !agrees || !self.allows(lanes, frame_bytes) || !hello.required.has(reply.required) {
+            let text = format!(
+                "{lanes} lanes with frames of {frame_bytes} bytes and features {} were not agreed on",
+                reply.required
+            );
             return Err(PeerError::Protocol(text).into());
         }
-        let session = self.session(agreed, provider, lanes, frame_bytes, secret);
+        let session = self.session(agreed, provider, &reply, trust.spent(), None);
         let lane = self.confirm(socket, session.keys(&Joined::first_lane()), 0)?;
         Ok((session, lane))
     }
 
-    /// The listener answers an open whose first message has verified. None where the dialler
-    /// went away or only replayed a message: the listener listens on.
+    /// The listener answers who has shown who it is. None where the dialler went away or only
+    /// replayed a message: the listener listens on. `hub` is where further lanes will come to.
     ///
     /// # Errors
     ///
@@ -138,30 +166,38 @@ impl<'a> Shake<'a> {
     pub fn answer(
         &self,
         mut socket: TcpStream,
-        hello: &OpenHello,
-        listener: trust::Listener,
-        secret: &OneTimeSecret,
+        caller: Caller,
+        hub: Option<&Arc<Hub>>,
     ) -> Result<Option<(Session, Lane)>> {
+        let Caller { hello, proven, trust } = caller;
         let provider = Provider::resolve(self.config.provider, &CpuFeatures::detect())?;
         // Another listener of this process may have completed meanwhile.
-        let unspent = secret.check_unspent();
+        let unspent = trust.check_unspent();
         let answer = match &unspent {
-            Ok(()) => self.decide(hello),
-            Err(_) => OpenReply::Refused(Refusal::SecretSpent),
+            Ok(()) => self.decide(&hello),
+            Err(_) => self.refuse(&hello, Refusal::SecretSpent),
         };
-        let (reply, agreed) = listener.reply(&answer)?;
-        if self.write(&mut socket, &reply).is_err() {
+        let Replied { bytes, secret, tls } = proven.reply(&answer)?;
+        let register = |hub: &Arc<Hub>| {
+            let (session_id, migration_id) = (secret.id(), hello.migration_id);
+            hub.register(Wants::Session { session_id, migration_id })
+        };
+        // Before the answer leaves: lanes may come at once.
+        let ticket = hub.map(register).transpose()?;
+        let replied = self.write(&mut socket, &bytes).and_then(|()| match tls {
+            Some(mut tls) => tls.end(&self.read_record(&mut socket)?),
+            None => Ok(()),
+        });
+        if let Some(why) = answer.refusal {
+            unspent?;
+            let text = format!("we refused it: {}", refused(&hello, &answer, why));
+            return Err(PeerError::Refused(text).into());
+        }
+        if let Err(error) = replied {
+            tracing::debug!(%error, "the answer was not taken");
             return self.cancel.check().map(|()| None);
         }
-        let (lanes, frame_bytes) = match answer {
-            OpenReply::Accepted { lanes, frame_bytes } => (lanes, frame_bytes as usize),
-            OpenReply::Refused(why) => {
-                unspent?;
-                let text = format!("we refused it: {}", why.text());
-                return Err(PeerError::Refused(text).into());
-            }
-        };
-        let session = self.session(agreed, provider, lanes, frame_bytes, secret);
+        let session = self.session(secret, provider, &answer, trust.spent(), ticket);
         match self.confirm(socket, session.keys(&Joined::first_lane()), 0) {
             Ok(lane) => Ok(Some((session, lane))),
             Err(error @ Error::Cancelled { .. }) => Err(error),
@@ -169,6 +205,88 @@ impl<'a> Shake<'a> {
                 tracing::debug!(%error, "no CONFIRM after a first message that verified");
                 Ok(None)
             }
+        }
+    }
+
+    /// The listener reads the first message of whoever dialled a socket that was accepted
+    /// elsewhere, and waits until it has shown who it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub fn greet(&self, socket: &mut TcpStream, trust: &Trust) -> Result<Caller> {
+        let message = self.first_message(socket)?;
+        let Ok(DiallerHello::Open(hello, ..)) = DiallerHello::parse(&message) else {
+            let reason = "its first message opens no session";
+            return Err(PeerError::NotAuthenticated { reason }.into());
+        };
+        let trust = trust.clone();
+        let mut tls = match trust::greet(&trust, &message, &hello)? {
+            Greeted::Proven(proven) => return Ok(Caller { hello, proven, trust }),
+            Greeted::Tls(tls) => tls,
+        };
+        loop {
+            let record = self.read_record(socket)?;
+            let step = tls.record(&record);
+            let output = tls.output();
+            match step {
+                Ok(step) => {
+                    self.write(socket, &output)?;
+                    if let Step::Done(()) = step {
+                        return Ok(Caller { hello, proven: Proven::Tls(tls), trust });
+                    }
+                }
+                Err(error) => {
+                    self.part(socket, &output);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn dial_tls(
+        &self,
+        socket: &mut TcpStream,
+        mut tls: Box<TlsDialler>,
+    ) -> Result<(OpenReply, SessionSecret)> {
+        loop {
+            self.write(socket, &tls.output())?;
+            let record = self.read_record(socket)?;
+            match tls.record(&record) {
+                Ok(Step::More) => {}
+                Ok(Step::Done(done)) => {
+                    self.write(socket, &tls.output())?;
+                    return Ok(done);
+                }
+                Err(error) => {
+                    self.part(socket, &tls.output());
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// One record of TLS and no byte more: frames follow the last.
+    fn read_record(&self, socket: &mut TcpStream) -> Result<Vec<u8>> {
+        let mut header = [0; RECORD_HEADER_BYTES];
+        self.read(socket, &mut header)?;
+        let Some(bytes) = record_bytes(&header) else {
+            let reason = "it does not go on with TLS";
+            return Err(PeerError::NotAuthenticated { reason }.into());
+        };
+        let mut record = vec![0; bytes];
+        record[..RECORD_HEADER_BYTES].copy_from_slice(&header);
+        self.read(socket, &mut record[RECORD_HEADER_BYTES..])?;
+        Ok(record)
+    }
+
+    /// Says the last word, an alert, and gives the other end time to read it: a close with unread
+    /// bytes would reset the connection.
+    fn part(&self, socket: &mut TcpStream, last: &[u8]) {
+        let deadline = self.deadline.min(Instant::now() + PARTING);
+        let shake = Shake { deadline, ..*self };
+        if shake.write(socket, last).is_ok() && socket.shutdown(Shutdown::Write).is_ok() {
+            while shake.read(socket, &mut [0]).is_ok() {}
         }
     }
 
@@ -225,45 +343,68 @@ impl<'a> Shake<'a> {
 
     fn session(
         &self,
-        agreed: SessionSecret,
+        secret: SessionSecret,
         provider: Provider,
-        lanes: u16,
-        frame_bytes: usize,
-        secret: &OneTimeSecret,
+        reply: &OpenReply,
+        spent: Spent,
+        ticket: Option<Ticket>,
     ) -> Session {
-        let (role, spent) = (self.role, secret.spent().clone());
+        let (role, lanes, frame_bytes) = (self.role, reply.lanes, reply.frame_bytes as usize);
         tracing::info!(?role, lanes, frame_bytes, provider = provider.name(), "session open");
-        Session { secret: agreed, role, provider, lanes, frame_bytes, spent }
+        Session { secret, role, provider, lanes, frame_bytes, spent, ticket }
+    }
+
+    /// A refusal, with what this end allows.
+    pub(super) fn refuse(&self, hello: &OpenHello, why: Refusal) -> OpenReply {
+        let streams = hello.required.has(Features::STREAMS);
+        OpenReply {
+            refusal: Some(why),
+            version: VERSION,
+            lanes: if streams { 0 } else { LANES_MAX },
+            frame_bytes: FRAME_BYTES_MAX as u32,
+            required: self.purpose.features(),
+            supported: Features::KNOWN,
+        }
     }
 
     fn decide(&self, hello: &OpenHello) -> OpenReply {
-        if hello.version != VERSION {
-            return OpenReply::Refused(Refusal::Version);
-        }
-        if hello.role == self.role {
-            return OpenReply::Refused(Refusal::Role);
-        }
-        if hello.streams != (self.purpose == Use::Streams) {
-            return OpenReply::Refused(Refusal::Use);
-        }
-        if hello.migration_id != [0; 16] {
-            return OpenReply::Refused(Refusal::MigrationId);
-        }
-        let lanes = if hello.streams { 0 } else { self.config.lanes };
+        let uses = Features::STREAMS.with(Features::CHECK);
+        let required = self.purpose.features();
+        let other_use = hello.required.without(uses.without(required)) != hello.required
+            || !hello.required.has(required);
+        let why = if hello.version != VERSION {
+            Refusal::Version
+        } else if hello.role == self.role {
+            Refusal::Role
+        } else if !Features::KNOWN.has(hello.required) {
+            Refusal::Features
+        } else if other_use {
+            Refusal::Use
+        } else if hello.migration_id != migration_id(&self.config.migration_name) {
+            Refusal::MigrationId
+        } else {
+            return self.accept(hello);
+        };
+        self.refuse(hello, why)
+    }
+
+    fn accept(&self, hello: &OpenHello) -> OpenReply {
+        let lanes = if self.purpose == Use::Migration { self.config.lanes } else { 0 };
         let (lanes, frame_bytes) = match self.role {
             Role::Source => (lanes, self.config.frame_bytes as u32),
             Role::Target => (hello.lanes, hello.frame_bytes),
         };
         if !self.allows(lanes, frame_bytes as usize) {
-            return OpenReply::Refused(Refusal::Limits);
+            return self.refuse(hello, Refusal::Limits);
         }
-        OpenReply::Accepted { lanes, frame_bytes }
+        let (required, supported) = (self.purpose.features(), Features::KNOWN);
+        OpenReply { refusal: None, version: VERSION, lanes, frame_bytes, required, supported }
     }
 
     fn allows(&self, lanes: u16, frame_bytes: usize) -> bool {
         match self.purpose {
             Use::Migration => limits_are_allowed(lanes, frame_bytes),
-            Use::Streams => lanes == 0 && frame_is_allowed(frame_bytes),
+            Use::Streams | Use::Check => lanes == 0 && frame_is_allowed(frame_bytes),
         }
     }
 
@@ -352,6 +493,29 @@ impl<'a> Shake<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// A refusal in words, the same at both ends: `hello` is the dialler's, `reply` the listener's.
+fn refused(hello: &OpenHello, reply: &OpenReply, why: Refusal) -> String {
+    let text = why.text();
+    match why {
+        Refusal::Version => format!(
+            "{text}: the end that dials speaks version {}, the end that listens version {}: run the \
+             same release at both ends",
+            hello.version, reply.version
+        ),
+        Refusal::Features => format!(
+            "{text}: the end that dials requires {} and would use {}; the end that listens requires \
+             {} and has {}: run the same release at both ends",
+            hello.required, hello.optional, reply.required, reply.supported
+        ),
+        Refusal::Limits => format!(
+            "{text}: {} lanes with frames of {} bytes were asked for, at most {} with {} are allowed",
+            hello.lanes, hello.frame_bytes, reply.lanes, reply.frame_bytes
+        ),
+        Refusal::Unknown(code) => format!("{text}, {VERSION}: it speaks {} (reason {code})", reply.version),
+        _ => text.to_owned(),
     }
 }
 

@@ -3,10 +3,10 @@
 use crate::cancel::Canceller;
 use crate::config::Config;
 use crate::error::{Error, PeerError, Result};
-use crate::establish::{Listener, Session, Shake, Until, Use, connect, peer_of};
+use crate::establish::{Listener, Session, Shake, Until, Use, connect, join, peer_of};
 use crate::lane::Lane;
 use crate::seal::Provider;
-use crate::trust::{OneTimeSecret, Spent};
+use crate::trust::{Spent, Trust};
 use crate::wire::Role;
 
 /// Authenticated lanes and what was agreed about them.
@@ -73,16 +73,17 @@ impl Lanes {
 pub fn dial(
     address: &str,
     role: Role,
-    secret: &OneTimeSecret,
+    trust: impl Into<Trust>,
     config: &Config,
     cancel: &Canceller,
 ) -> Result<Lanes> {
     config.check()?;
-    secret.check_unspent()?;
+    let trust = trust.into();
+    trust.check_unspent()?;
     let shake = Shake::begin(role, Use::Migration, config, cancel);
     let socket = connect(address, config, shake.deadline, cancel)?;
     let peer = peer_of(&socket, address);
-    let (session, first) = shake.open(socket, secret)?;
+    let (session, first) = shake.open(socket, &trust)?;
     let mut lanes = vec![first];
     for lane in 1..session.lanes {
         let socket = connect(&peer, config, shake.deadline, cancel)?;
@@ -101,20 +102,21 @@ impl Listener {
     /// [`Error::Cancelled`]; [`Error::Config`], also where a completed migration has used the
     /// secret, and [`Error::System`] where this end cannot go on.
     pub fn accept(
-        &mut self,
+        &self,
         role: Role,
-        secret: &OneTimeSecret,
+        trust: impl Into<Trust>,
         config: &Config,
         cancel: &Canceller,
     ) -> Result<Lanes> {
-        let ours = || Ok(secret.clone());
+        let trust = trust.into();
+        let ours = || Ok(trust.clone());
         let (session, first, _) = self.open(role, Use::Migration, &ours, config, cancel)?;
         let shake = Shake::begin(role, Use::Migration, config, cancel);
         let mut lanes = vec![first];
         while lanes.len() < usize::from(session.lanes) {
             let next = |lane| usize::from(lane) == lanes.len();
             let until = Until { deadline: Some(shake.deadline), over: &|| false };
-            let joined = self.join(&session, secret, &shake, until, next)?;
+            let joined = join(&session, &trust, &shake, until, next)?;
             lanes.push(joined.ok_or_else(|| silent(config))?);
         }
         Ok(Lanes::new(lanes, &session, role))

@@ -11,7 +11,7 @@ use crate::config::{Config, STREAMS_MAX};
 use crate::error::{Error, PeerError, Result, SystemError};
 use crate::establish::{self, Listener, Session, Shake, Until, Use, connect, peer_of, tune_if_tcp};
 use crate::lane::Lane;
-use crate::trust::{self, OneTimeSecret};
+use crate::trust::Trust;
 use crate::wire::{Asks, DiallerHello, Role};
 
 /// Streams that belong together. Clones are the same session.
@@ -25,7 +25,7 @@ pub struct Streams(Arc<Shared>);
 
 struct Shared {
     session: Session,
-    secret: OneTimeSecret,
+    trust: Trust,
     config: Config,
     numbers: Mutex<HashSet<u16>>,
     /// What the first connection dialled, and where that was.
@@ -49,14 +49,15 @@ impl Streams {
     pub fn open(
         socket: impl Into<OwnedFd>,
         role: Role,
-        secret: &OneTimeSecret,
+        trust: impl Into<Trust>,
         config: &Config,
         cancel: &Canceller,
     ) -> Result<(Self, Stream)> {
         config.check()?;
         let shake = Shake::begin(role, Use::Streams, config, cancel);
-        let (session, lane) = shake.open(adopt(socket.into(), config)?, secret)?;
-        Self::new(session, secret, config, None).with(lane)
+        let trust = trust.into();
+        let (session, lane) = shake.open(adopt(socket.into(), config)?, &trust)?;
+        Self::new(session, trust, config, None).with(lane)
     }
 
     /// Opens a session over a connected stream socket, as the end that accepted it.
@@ -67,21 +68,18 @@ impl Streams {
     pub fn answer(
         socket: impl Into<OwnedFd>,
         role: Role,
-        secret: &OneTimeSecret,
+        trust: impl Into<Trust>,
         config: &Config,
         cancel: &Canceller,
     ) -> Result<(Self, Stream)> {
         config.check()?;
-        secret.check_unspent()?;
+        let trust = trust.into();
+        trust.check_unspent()?;
         let shake = Shake::begin(role, Use::Streams, config, cancel);
         let mut socket = adopt(socket.into(), config)?;
-        let message = shake.first_message(&mut socket)?;
-        let Ok(DiallerHello::Open(hello, clear, noise)) = DiallerHello::parse(&message) else {
-            return Err(stranger("its first message opens no session"));
-        };
-        let listener = trust::Listener::new(secret, &clear, &noise)?;
-        match shake.answer(socket, &hello, listener, secret)? {
-            Some((session, lane)) => Self::new(session, secret, config, None).with(lane),
+        let caller = shake.greet(&mut socket, &trust)?;
+        match shake.answer(socket, caller, None)? {
+            Some((session, lane)) => Self::new(session, trust, config, None).with(lane),
             None => Err(stranger("it went away during the handshake")),
         }
     }
@@ -136,11 +134,11 @@ impl Streams {
     pub fn dial(
         address: &str,
         role: Role,
-        secret: &OneTimeSecret,
+        trust: impl Into<Trust>,
         config: &Config,
         cancel: &Canceller,
     ) -> Result<(Self, Stream)> {
-        let (streams, lane) = Self::dial_lane(address, role, secret, config, cancel)?;
+        let (streams, lane) = Self::dial_lane(address, role, Use::Streams, trust, config, cancel)?;
         streams.with(lane)
     }
 
@@ -181,17 +179,19 @@ impl Streams {
     pub(crate) fn dial_lane(
         address: &str,
         role: Role,
-        secret: &OneTimeSecret,
+        purpose: Use,
+        trust: impl Into<Trust>,
         config: &Config,
         cancel: &Canceller,
     ) -> Result<(Self, Lane)> {
         config.check()?;
-        secret.check_unspent()?;
-        let shake = Shake::begin(role, Use::Streams, config, cancel);
+        let trust = trust.into();
+        trust.check_unspent()?;
+        let shake = Shake::begin(role, purpose, config, cancel);
         let socket = connect(address, config, shake.deadline, cancel)?;
         let dialled = (address.to_owned(), peer_of(&socket, address));
-        let (session, lane) = shake.open(socket, secret)?;
-        Ok((Self::new(session, secret, config, Some(dialled)), lane))
+        let (session, lane) = shake.open(socket, &trust)?;
+        Ok((Self::new(session, trust, config, Some(dialled)), lane))
     }
 
     pub(crate) fn dial_next_lane(&self, address: &str, cancel: &Canceller) -> Result<Lane> {
@@ -203,6 +203,17 @@ impl Streams {
 
     pub(super) fn dialled(&self) -> Option<(&str, &str)> {
         self.0.dialled.as_ref().map(|(name, peer)| (&**name, &**peer))
+    }
+
+    /// Waits for one more lane at the listener that accepted the first; none once it is over.
+    pub(crate) fn next_lane_until(
+        &self,
+        cancel: &Canceller,
+        over: impl Fn() -> bool,
+    ) -> Result<Option<Lane>> {
+        let Shared { session, trust, .. } = &*self.0;
+        let until = Until { deadline: None, over: &over };
+        establish::join(session, trust, &self.shake(cancel), until, |lane| self.number_is_new(lane))
     }
 
     fn join_lane(&self, socket: TcpStream, cancel: &Canceller) -> Result<Lane> {
@@ -222,13 +233,13 @@ impl Streams {
 
     fn new(
         session: Session,
-        secret: &OneTimeSecret,
+        trust: Trust,
         config: &Config,
         dialled: Option<(String, String)>,
     ) -> Self {
-        let (secret, config) = (secret.clone(), config.clone());
+        let config = config.clone();
         let numbers = Mutex::new(HashSet::from([0]));
-        Self(Arc::new(Shared { session, secret, config, numbers, dialled }))
+        Self(Arc::new(Shared { session, trust, config, numbers, dialled }))
     }
 
     fn with(self, lane: Lane) -> Result<(Self, Stream)> {
@@ -236,7 +247,7 @@ impl Streams {
         Ok((self, stream))
     }
 
-    fn stream(&self, lane: Lane) -> Result<Stream> {
+    pub(crate) fn stream(&self, lane: Lane) -> Result<Stream> {
         Stream::new(lane, self.frame_bytes(), self.provider(), &self.0.config)
     }
 
@@ -262,13 +273,15 @@ impl Listener {
     ///
     /// As [`Listener::accept`].
     pub fn accept_streams(
-        &mut self,
+        &self,
         role: Role,
-        secret: &OneTimeSecret,
+        trust: impl Into<Trust>,
         config: &Config,
         cancel: &Canceller,
     ) -> Result<(Streams, Stream)> {
-        let (streams, lane) = self.accept_lane(role, &|| Ok(secret.clone()), config, cancel)?;
+        let trust = trust.into();
+        let (streams, lane) =
+            self.accept_lane(role, Use::Streams, &|| Ok(trust.clone()), config, cancel)?;
         streams.with(lane)
     }
 
@@ -277,33 +290,25 @@ impl Listener {
     /// # Errors
     ///
     /// [`Error::Cancelled`]; [`Error::System`] where this end cannot go on.
-    pub fn next_stream(&mut self, streams: &Streams, cancel: &Canceller) -> Result<Stream> {
-        let joined = self.next_lane_until(streams, cancel, || false)?;
+    pub fn next_stream(&self, streams: &Streams, cancel: &Canceller) -> Result<Stream> {
+        if !self.serves(&streams.0.session) {
+            let text = "the session was not opened by this listener";
+            return Err(Error::Misuse(text.to_owned()));
+        }
+        let joined = streams.next_lane_until(cancel, || false)?;
         streams.stream(joined.expect("it waits without a limit"))
     }
 
     pub(crate) fn accept_lane(
-        &mut self,
+        &self,
         role: Role,
-        secret: &dyn Fn() -> Result<OneTimeSecret>,
+        purpose: Use,
+        trust: &dyn Fn() -> Result<Trust>,
         config: &Config,
         cancel: &Canceller,
     ) -> Result<(Streams, Lane)> {
-        let (session, lane, secret) = self.open(role, Use::Streams, secret, config, cancel)?;
-        Ok((Streams::new(session, &secret, config, None), lane))
-    }
-
-    /// As [`Self::next_stream`]; none once it is over.
-    pub(crate) fn next_lane_until(
-        &mut self,
-        streams: &Streams,
-        cancel: &Canceller,
-        over: impl Fn() -> bool,
-    ) -> Result<Option<Lane>> {
-        let Shared { session, secret, .. } = &*streams.0;
-        let shake = streams.shake(cancel);
-        let until = Until { deadline: None, over: &over };
-        self.join(session, secret, &shake, until, |lane| streams.number_is_new(lane))
+        let (session, lane, trust) = self.open(role, purpose, trust, config, cancel)?;
+        Ok((Streams::new(session, trust, config, None), lane))
     }
 }
 

@@ -426,7 +426,7 @@ fn streams_of_a_session_join_it_and_strangers_and_repeats_do_not() {
     let secret = OneTimeSecret::generate().unwrap();
     let own = config(EngineChoice::Syscalls);
     let cancel = Canceller::default();
-    let mut listener = crate::Listener::bind("127.0.0.1:0").unwrap();
+    let listener = crate::Listener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_address().unwrap();
     let address = format!("localhost:{}", at.port());
     let (theirs, other) = (secret.clone(), own.clone());
@@ -470,7 +470,7 @@ fn an_image_and_a_stream_do_not_meet() {
     let secret = OneTimeSecret::generate().unwrap();
     let own = config(EngineChoice::Syscalls);
     let cancel = Canceller::default();
-    let mut listener = crate::Listener::bind("127.0.0.1:0").unwrap();
+    let listener = crate::Listener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_address().unwrap().to_string();
     let (theirs, other) = (secret.clone(), own.clone());
     let ended = cancel.clone();

@@ -90,7 +90,7 @@ fn joined(hello: &JoinHello, listener_nonce: [u8; 32]) -> Joined {
     }
 }
 
-fn random() -> Result<[u8; 32]> {
+pub(super) fn random() -> Result<[u8; 32]> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(|e| {
         Error::System(SystemError::from_errno("getrandom", "nonce", e.raw_os_error().unwrap_or(0)))

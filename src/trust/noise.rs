@@ -3,12 +3,12 @@
 use snow::{Builder, HandshakeState};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::OneTimeSecret;
-use crate::error::{Error, PeerError, Result};
+use super::{OneTimeSecret, not_authenticated};
+use crate::error::{Error, Result};
 use crate::seal::SessionSecret;
 use crate::wire::{
-    DIALLER_HELLO_BYTES, NOISE_FIRST_BYTES, OPEN_CLEAR_BYTES, OPEN_REPLY_BYTES, OpenHello,
-    OpenReply, REPLY_PLAIN_BYTES,
+    DIALLER_HELLO_BYTES, OPEN_CLEAR_BYTES, OPEN_REPLY_BYTES, OpenHello, OpenReply, PROOF_BYTES,
+    REPLY_PLAIN_BYTES,
 };
 
 const PATTERN: &str = "Noise_NNpsk0_25519_AESGCM_SHA256";
@@ -32,7 +32,7 @@ impl Dialler {
         let mut message = [0; DIALLER_HELLO_BYTES];
         message[..OPEN_CLEAR_BYTES].copy_from_slice(&clear);
         let bytes = state.write_message(&[], &mut message[OPEN_CLEAR_BYTES..]).map_err(internal)?;
-        debug_assert_eq!(bytes, NOISE_FIRST_BYTES);
+        debug_assert_eq!(bytes, PROOF_BYTES);
         Ok((Self(state), message))
     }
 
@@ -65,11 +65,11 @@ impl Listener {
     pub fn new(
         secret: &OneTimeSecret,
         clear: &[u8; OPEN_CLEAR_BYTES],
-        noise: &[u8; NOISE_FIRST_BYTES],
+        noise: &[u8; PROOF_BYTES],
     ) -> Result<Self> {
         let psk = secret.psk();
         let mut state = builder(&psk, clear)?.build_responder().map_err(internal)?;
-        match state.read_message(noise, &mut [0; NOISE_FIRST_BYTES]) {
+        match state.read_message(noise, &mut [0; PROOF_BYTES]) {
             Ok(0) => Ok(Self(state)),
             _ => Err(not_authenticated("its first message does not verify")),
         }
@@ -106,10 +106,6 @@ fn session_secret(state: &mut HandshakeState) -> SessionSecret {
     SessionSecret::new(state.get_handshake_hash(), &agreed[..])
 }
 
-fn not_authenticated(reason: &'static str) -> Error {
-    PeerError::NotAuthenticated { reason }.into()
-}
-
 fn internal(error: snow::Error) -> Error {
     Error::Misuse(format!("the handshake cannot be made here: {error}"))
 }
@@ -117,17 +113,24 @@ fn internal(error: snow::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{DiallerHello, Role};
+    use crate::wire::{DiallerHello, Features, Refusal, Role, TrustKind};
 
     fn hello() -> OpenHello {
         OpenHello {
             version: 1,
             role: Role::Source,
-            streams: false,
+            trust: TrustKind::Secret,
+            required: Features::default(),
+            optional: Features::default(),
             lanes: 2,
             frame_bytes: 65536,
             migration_id: [0; 16],
         }
+    }
+
+    fn answer(refusal: Option<Refusal>) -> OpenReply {
+        let (required, supported) = (Features::default(), Features::KNOWN);
+        OpenReply { refusal, version: 1, lanes: 2, frame_bytes: 65536, required, supported }
     }
 
     fn listen(secret: &OneTimeSecret, message: &[u8; DIALLER_HELLO_BYTES]) -> Result<Listener> {
@@ -140,7 +143,7 @@ mod tests {
     #[test]
     fn both_ends_share_a_secret_and_two_runs_do_not() {
         let secret = OneTimeSecret::generate().unwrap();
-        let accepted = OpenReply::Accepted { lanes: 2, frame_bytes: 65536 };
+        let accepted = answer(None);
         let mut ids = Vec::new();
         for _ in 0..2 {
             let (dialler, message) = Dialler::new(&secret, &hello()).unwrap();
@@ -163,7 +166,7 @@ mod tests {
             bad[bit / 8] ^= 1 << (bit % 8);
             assert!(listen(&secret, &bad).is_err(), "bit {bit}"); // W-16
         }
-        let refusal = OpenReply::Refused(crate::wire::Refusal::Limits);
+        let refusal = answer(Some(Refusal::Limits));
         for byte in 0..OPEN_REPLY_BYTES {
             let (dialler, message) = Dialler::new(&secret, &hello()).unwrap();
             let (mut reply, _) = listen(&secret, &message).unwrap().reply(&refusal).unwrap();

@@ -40,10 +40,10 @@ use crate::cancel::Canceller;
 use crate::config::Config;
 use crate::engine::EngineStatistics;
 use crate::error::{Result, SystemError};
-use crate::establish::Listener;
+use crate::establish::{Listener, Use};
 use crate::lane::Lane;
 use crate::stream::Streams;
-use crate::trust::OneTimeSecret;
+use crate::trust::Trust;
 use crate::wire::Role;
 
 use channel::Channel;
@@ -120,11 +120,12 @@ impl TunnelSource {
     /// [`crate::Error::System`] where nothing listens there.
     pub fn dial(
         address: &str,
-        secret: &OneTimeSecret,
+        trust: impl Into<Trust>,
         config: &Config,
         cancel: &Canceller,
     ) -> Result<Self> {
-        let (streams, lane) = Streams::dial_lane(address, Role::Source, secret, config, cancel)?;
+        let (streams, lane) =
+            Streams::dial_lane(address, Role::Source, Use::Streams, trust, config, cancel)?;
         Ok(Self { end: End::new(streams, lane, cancel)?, address: address.to_owned() })
     }
 
@@ -223,19 +224,20 @@ impl First {
 
 impl TunnelTarget {
     /// Waits for the other end to open the session. Strangers get no answer and do not end the
-    /// wait; only `cancel` does. `secret` is asked whenever somebody connects who may be the other
+    /// wait; only `cancel` does. `trust` is asked whenever somebody connects who may be the other
     /// end, so that one who waits long has the secret of the day.
     ///
     /// # Errors
     ///
-    /// As [`Listener::accept`], and what `secret` says.
+    /// As [`Listener::accept`], and what `trust` says.
     pub fn accept(
-        listener: &mut Listener,
-        secret: &dyn Fn() -> Result<OneTimeSecret>,
+        listener: &Listener,
+        trust: &dyn Fn() -> Result<Trust>,
         config: &Config,
         cancel: &Canceller,
     ) -> Result<Self> {
-        let (streams, lane) = listener.accept_lane(Role::Target, secret, config, cancel)?;
+        let (streams, lane) =
+            listener.accept_lane(Role::Target, Use::Streams, trust, config, cancel)?;
         Ok(Self { end: End::new(streams, lane, cancel)? })
     }
 
@@ -250,12 +252,11 @@ impl TunnelTarget {
     }
 
     /// Serves the hypervisor that listens at the path `to`, until its migration is over.
-    /// `listener` is the one that accepted.
     ///
     /// # Errors
     ///
     /// What ended it, whichever end or hypervisor it was; [`crate::Error::Cancelled`].
-    pub fn serve(self, listener: &mut Listener, to: &Path) -> Result<TunnelReport> {
+    pub fn serve(self, to: &Path) -> Result<TunnelReport> {
         let Self { end } = &self;
         let shared = &end.shared;
         // The other end has opened all channels when it says its last word.
@@ -263,7 +264,7 @@ impl TunnelTarget {
             if shared.peer_ended() && shared.channels().is_empty() {
                 shared.fail(control::protocol("the end of a tunnel that had no channel"));
             }
-            if let Err(error) = self.next_channel(listener, to) {
+            if let Err(error) = self.next_channel(to) {
                 shared.fail(error);
             }
         }
@@ -283,10 +284,10 @@ impl TunnelTarget {
     }
 
     /// Waits for one more channel, or until there is something else to look at.
-    fn next_channel(&self, listener: &mut Listener, to: &Path) -> Result<()> {
+    fn next_channel(&self, to: &Path) -> Result<()> {
         let End { streams, shared, .. } = &self.end;
         let over = || shared.is_stopped() || shared.peer_ended();
-        let Some(lane) = listener.next_lane_until(streams, &shared.cancel, over)? else {
+        let Some(lane) = streams.next_lane_until(&shared.cancel, over)? else {
             // Channels may be ending still.
             let _ = poll(&mut [PollFd::new(shared.changed(), PollFlags::POLLIN)], tick());
             shared.heed();

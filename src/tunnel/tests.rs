@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::OneTimeSecret;
 use crate::config::EngineChoice;
 use crate::wire::DIALLER_HELLO_BYTES;
 
@@ -38,7 +39,7 @@ impl Rig {
         let place = tempfile::tempdir().unwrap();
         let secret = OneTimeSecret::generate().unwrap();
         let cancel = Canceller::default();
-        let mut listener = Listener::bind("127.0.0.1:0").unwrap();
+        let listener = Listener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_address().unwrap().to_string();
         let to = place.path().join("target");
         let target = UnixListener::bind(&to).unwrap();
@@ -48,9 +49,9 @@ impl Rig {
         let far = std::thread::spawn(move || {
             let cancel = Canceller::default();
             let tunnel =
-                TunnelTarget::accept(&mut listener, &|| Ok(theirs.clone()), &own, &cancel).unwrap();
+                TunnelTarget::accept(&listener, &|| Ok((&theirs).into()), &own, &cancel).unwrap();
             far_began.send(tunnel.progress()).unwrap();
-            let _ = far_ended.send(tunnel.serve(&mut listener, &to));
+            let _ = far_ended.send(tunnel.serve(&to));
         });
         let from = LocalListener::bind(&place.path().join("source")).unwrap();
         let tunnel = TunnelSource::dial(&through(&address), &secret, &config, &cancel).unwrap();

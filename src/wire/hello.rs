@@ -6,31 +6,43 @@
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{expect_zero, malformed};
+use super::{Features, expect_zero, malformed};
 use crate::error::PeerError;
 
 /// Bytes of the dialler's first message.
 pub const DIALLER_HELLO_BYTES: usize = 112;
 /// Bytes of its clear part when it opens a session; the prologue of the Noise handshake.
 pub const OPEN_CLEAR_BYTES: usize = 64;
-/// Bytes of the first Noise message: an X25519 key and a tag.
-pub const NOISE_FIRST_BYTES: usize = 48;
-/// Bytes of the listener's answer to an open: an X25519 key, 32 sealed bytes, a tag.
-pub const OPEN_REPLY_BYTES: usize = 80;
-/// Bytes of the plain text in it.
-pub const REPLY_PLAIN_BYTES: usize = 32;
-/// Bytes of the listener's answer to a join.
-pub const JOIN_REPLY_BYTES: usize = 64;
+/// Bytes of its proof, which depends on the trust (W-16): the first Noise message (an X25519 key
+/// and a tag), or a nonce and a MAC, or zeros.
+pub const PROOF_BYTES: usize = 48;
 /// The version of the protocol.
 pub const VERSION: u8 = 1;
 
 const MAGIC: [u8; 8] = *b"SEALANE\n";
 const KIND_OPEN: u8 = 1;
 const KIND_JOIN: u8 = 2;
-/// The one trust of this version: Noise with a one-time secret. Certificates will be 2.
-const TRUST_SECRET: u8 = 1;
-/// The one feature of this version: the session carries streams.
-const FEATURE_STREAMS: u32 = 1;
+
+/// What the ends know each other by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrustKind {
+    /// A one-time secret.
+    Secret,
+    /// Certificates.
+    Certificates,
+    /// Both: an attacker must break both.
+    Both,
+}
+
+impl TrustKind {
+    fn code(self) -> u8 {
+        match self {
+            Self::Secret => 1,
+            Self::Certificates => 2,
+            Self::Both => 3,
+        }
+    }
+}
 
 /// Which end of the migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,8 +120,8 @@ impl FirstBytes {
 /// What the dialler's first message asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiallerHello {
-    /// A new session: the hello, its bytes as they came, and the first Noise message.
-    Open(OpenHello, [u8; OPEN_CLEAR_BYTES], [u8; NOISE_FIRST_BYTES]),
+    /// A new session: the hello, its bytes as they came, and the proof.
+    Open(OpenHello, [u8; OPEN_CLEAR_BYTES], [u8; PROOF_BYTES]),
     /// A further lane of a session that is open.
     Join(JoinHello),
 }
@@ -121,15 +133,15 @@ impl DiallerHello {
     ///
     /// [`PeerError::Malformed`] with the field that breaks W-15 or W-17.
     pub fn parse(bytes: &[u8; DIALLER_HELLO_BYTES]) -> Result<Self, PeerError> {
-        let (clear, noise) = bytes.split_first_chunk::<OPEN_CLEAR_BYTES>().expect("64 of 112");
+        let (clear, proof) = bytes.split_first_chunk::<OPEN_CLEAR_BYTES>().expect("64 of 112");
         if clear[..8] != MAGIC {
             let got = u64::from_le_bytes(*clear.first_chunk().expect("8 of 64"));
             return Err(malformed("hello", "magic", 0, "SEALANE", got));
         }
         match clear[8] {
             KIND_OPEN => {
-                let noise = noise.try_into().expect("48 of 112");
-                Ok(Self::Open(OpenHello::parse(clear)?, *clear, noise))
+                let proof = proof.try_into().expect("48 of 112");
+                Ok(Self::Open(OpenHello::parse(clear)?, *clear, proof))
             }
             KIND_JOIN => JoinHello::parse(bytes).map(Self::Join),
             kind => Err(malformed("hello", "kind", 8, "1 or 2", kind.into())),
@@ -144,13 +156,17 @@ pub struct OpenHello {
     pub version: u8,
     /// Role of the dialler.
     pub role: Role,
-    /// Whether the session carries streams and not a migration of ours.
-    pub streams: bool,
+    /// What it shows who it is by.
+    pub trust: TrustKind,
+    /// Features without which it does not go on.
+    pub required: Features,
+    /// Features that it would use where the listener has them.
+    pub optional: Features,
     /// Lanes that a source wants, 0 from a target and for streams.
     pub lanes: u16,
     /// Bytes of a full frame's payload that a source wants, 0 from a target.
     pub frame_bytes: u32,
-    /// The migration by name; zeros where the secret alone names it.
+    /// The migration (W-38); zeros where it has no name.
     pub migration_id: [u8; 16],
 }
 
@@ -162,12 +178,13 @@ struct RawOpen {
     version: u8,
     role: u8,
     trust: u8,
-    features: U32,
+    required: U32,
     lanes: U16,
     zero: U16,
     frame_bytes: U32,
     migration_id: [u8; 16],
-    pad: [u8; 24],
+    optional: U32,
+    pad: [u8; 20],
 }
 const _: () = assert!(size_of::<RawOpen>() == OPEN_CLEAR_BYTES);
 
@@ -179,13 +196,14 @@ impl OpenHello {
             kind: KIND_OPEN,
             version: self.version,
             role: self.role.code(),
-            trust: TRUST_SECRET,
-            features: if self.streams { FEATURE_STREAMS } else { 0 }.into(),
+            trust: self.trust.code(),
+            required: self.required.0.into(),
             lanes: self.lanes.into(),
             zero: 0.into(),
             frame_bytes: self.frame_bytes.into(),
             migration_id: self.migration_id,
-            pad: [0; 24],
+            optional: self.optional.0.into(),
+            pad: [0; 20],
         };
         zerocopy::transmute!(raw)
     }
@@ -198,122 +216,27 @@ impl OpenHello {
             2 => Role::Target,
             got => return Err(malformed(WHAT, "role", 10, "1 or 2", got.into())),
         };
-        if raw.trust != TRUST_SECRET {
-            return Err(malformed(WHAT, "trust", 11, "1", raw.trust.into()));
-        }
-        let streams = match raw.features.get() {
-            0 => false,
-            FEATURE_STREAMS => true,
-            got => return Err(malformed(WHAT, "features", 12, "0 or 1", got.into())),
+        let kinds = [TrustKind::Secret, TrustKind::Certificates, TrustKind::Both];
+        let Some(trust) = kinds.into_iter().find(|kind| kind.code() == raw.trust) else {
+            return Err(malformed(WHAT, "trust", 11, "1 to 3", raw.trust.into()));
         };
-        expect_zero(WHAT, "reserved field", 18, raw.zero.get().into())?;
-        if let Some(at) = raw.pad.iter().position(|&byte| byte != 0) {
-            return Err(malformed(WHAT, "padding", 40 + at, "0", raw.pad[at].into()));
+        // Of a later version only what is before these is known, and it will hear ours (W-39).
+        if raw.version == VERSION {
+            expect_zero(WHAT, "reserved field", 18, raw.zero.get().into())?;
+            if let Some(at) = raw.pad.iter().position(|&byte| byte != 0) {
+                return Err(malformed(WHAT, "padding", 44 + at, "0", raw.pad[at].into()));
+            }
         }
         Ok(Self {
             version: raw.version,
             role,
-            streams,
+            trust,
+            required: Features(raw.required.get()),
+            optional: Features(raw.optional.get()),
             lanes: raw.lanes.get(),
             frame_bytes: raw.frame_bytes.get(),
             migration_id: raw.migration_id,
         })
-    }
-}
-
-/// Why a listener that knows the secret does not open a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// Both ends are source, or both target.
-    Role,
-    /// The versions differ.
-    Version,
-    /// The secret carried a migration to its end before.
-    SecretSpent,
-    /// Lanes or frame size outside what is allowed.
-    Limits,
-    /// The migration has another name here.
-    MigrationId,
-    /// One end is for a migration of ours, the other for streams.
-    Use,
-    /// Another session is going on.
-    Busy,
-}
-
-const REFUSALS: [(Refusal, u8, &str); 7] = [
-    (Refusal::Role, 1, "it has the same role (both ends are source, or both target)"),
-    (
-        Refusal::Version,
-        2,
-        "it speaks another version of the protocol: run the same release at both ends",
-    ),
-    (Refusal::SecretSpent, 3, "the secret has carried a migration already: make a new one"),
-    (Refusal::Limits, 4, "lanes or frame size are outside what it allows"),
-    (Refusal::MigrationId, 5, "it waits for a migration of another id"),
-    (Refusal::Use, 6, "one end carries an image, the other is a tunnel: use the same at both ends"),
-    (Refusal::Busy, 7, "another migration is going on there: wait until it has ended"),
-];
-
-impl Refusal {
-    /// The reason in words.
-    pub fn text(self) -> &'static str {
-        REFUSALS.iter().find(|(refusal, ..)| *refusal == self).expect("listed").2
-    }
-
-    fn code(self) -> u8 {
-        REFUSALS.iter().find(|(refusal, ..)| *refusal == self).expect("listed").1
-    }
-}
-
-/// The listener's answer to an open: sealed by Noise before it leaves (W-18).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OpenReply {
-    /// The session is open with these limits: the source's.
-    Accepted {
-        /// Lanes, 1 to 64; 0 for streams.
-        lanes: u16,
-        /// Bytes of a full frame's payload.
-        frame_bytes: u32,
-    },
-    /// It is not.
-    Refused(Refusal),
-}
-
-impl OpenReply {
-    /// The plain bytes.
-    pub fn encode(&self) -> [u8; REPLY_PLAIN_BYTES] {
-        let mut out = [0; REPLY_PLAIN_BYTES];
-        match *self {
-            Self::Accepted { lanes, frame_bytes } => {
-                out[4..6].copy_from_slice(&lanes.to_le_bytes());
-                out[8..12].copy_from_slice(&frame_bytes.to_le_bytes());
-            }
-            Self::Refused(refusal) => out[0] = refusal.code(),
-        }
-        out
-    }
-
-    /// Parses the plain bytes.
-    ///
-    /// # Errors
-    ///
-    /// [`PeerError::Malformed`] with the field that breaks W-18.
-    pub fn parse(bytes: &[u8; REPLY_PLAIN_BYTES]) -> Result<Self, PeerError> {
-        const WHAT: &str = "open reply";
-        let reply = match bytes[0] {
-            0 => Self::Accepted {
-                lanes: u16::from_le_bytes([bytes[4], bytes[5]]),
-                frame_bytes: u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]),
-            },
-            code => match REFUSALS.iter().find(|(_, c, _)| *c == code) {
-                Some(&(refusal, ..)) => Self::Refused(refusal),
-                None => return Err(malformed(WHAT, "status", 0, "0 to 5", code.into())),
-            },
-        };
-        if let Some(at) = reply.encode().iter().zip(bytes).position(|(x, y)| x != y) {
-            return Err(malformed(WHAT, "reserved field", at, "0", bytes[at].into()));
-        }
-        Ok(reply)
     }
 }
 
@@ -386,31 +309,6 @@ impl JoinHello {
     }
 }
 
-/// The listener's answer to a join.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct JoinReply {
-    /// The listener's nonce for this join.
-    pub nonce: [u8; 32],
-    /// HMAC-SHA256 over the request and this nonce, under the session's join key.
-    pub mac: [u8; 32],
-}
-
-impl JoinReply {
-    /// The bytes on the wire.
-    pub fn encode(&self) -> [u8; JOIN_REPLY_BYTES] {
-        let mut out = [0; JOIN_REPLY_BYTES];
-        out[..32].copy_from_slice(&self.nonce);
-        out[32..].copy_from_slice(&self.mac);
-        out
-    }
-
-    /// Splits the bytes; every value is well formed.
-    pub fn parse(bytes: &[u8; JOIN_REPLY_BYTES]) -> Self {
-        let (nonce, mac) = bytes.split_first_chunk::<32>().expect("32 of 64");
-        Self { nonce: *nonce, mac: mac.try_into().expect("32 of 64") }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -419,7 +317,9 @@ mod tests {
         OpenHello {
             version: 1,
             role: Role::Source,
-            streams: false,
+            trust: TrustKind::Secret,
+            required: Features::default(),
+            optional: Features::default(),
             lanes: 8,
             frame_bytes: 256 << 10,
             migration_id: [7; 16],
@@ -485,26 +385,5 @@ mod tests {
             bad[at] ^= 4;
             assert!(DiallerHello::parse(&bad).is_err(), "{at}");
         }
-        let reply = JoinReply { nonce: [4; 32], mac: [5; 32] };
-        assert_eq!(JoinReply::parse(&reply.encode()), reply);
-    }
-
-    #[test]
-    fn replies_survive_and_stray_bytes_are_refused() {
-        // W-18
-        let mut replies = vec![OpenReply::Accepted { lanes: 2, frame_bytes: 65536 }];
-        replies.extend(REFUSALS.map(|(refusal, ..)| OpenReply::Refused(refusal)));
-        for reply in replies {
-            let bytes = reply.encode();
-            assert_eq!(OpenReply::parse(&bytes).unwrap(), reply);
-            for at in [1, 6, 12, 31] {
-                let mut bad = bytes;
-                bad[at] ^= 1;
-                assert!(OpenReply::parse(&bad).is_err(), "{reply:?} {at}");
-            }
-        }
-        let mut unknown = [0; REPLY_PLAIN_BYTES];
-        unknown[0] = 8;
-        OpenReply::parse(&unknown).unwrap_err();
     }
 }

@@ -4,8 +4,9 @@
 //!
 //! ```text
 //!  dialler                                             listener
-//!    | -- DiallerHello::Open (112) ------------------------> |  lane 0: one-time secret, Noise
-//!    | <------------------------- OpenReply, sealed (80) --- |
+//!    | -- DiallerHello::Open (112) ------------------------> |  lane 0
+//!    | <--- TLS 1.3 where certificates are part of it -----> |
+//!    | <------------- OpenReply, sealed by Noise or TLS --- |
 //!    | -- DiallerHello::Join (112) ------------------------> |  every further lane
 //!    | <----------------------------- JoinReply (64) ------- |
 //!
@@ -27,22 +28,27 @@
 #![forbid(unsafe_code)]
 
 mod control;
+mod features;
 mod hello;
 mod pages;
 mod prefix;
+mod reply;
 mod table;
 
 #[cfg(any(test, feature = "internals"))]
 pub mod fuzz_bodies;
 
 pub use control::{Control, STATE_BYTES_MAX, reason_bytes};
+pub use features::Features;
 pub use hello::{
-    Asks, DIALLER_HELLO_BYTES, DiallerHello, FirstBytes, JOIN_REPLY_BYTES, JoinHello, JoinReply,
-    NOISE_FIRST_BYTES, OPEN_CLEAR_BYTES, OPEN_REPLY_BYTES, OpenHello, OpenReply, REPLY_PLAIN_BYTES,
-    Refusal, Role, VERSION,
+    Asks, DIALLER_HELLO_BYTES, DiallerHello, FirstBytes, JoinHello, OPEN_CLEAR_BYTES, OpenHello,
+    PROOF_BYTES, Role, TrustKind, VERSION,
 };
 pub use pages::{PageRun, Pages, encode_pages};
 pub use prefix::Prefix;
+pub use reply::{
+    JOIN_REPLY_BYTES, JoinReply, OPEN_REPLY_BYTES, OpenReply, REPLY_PLAIN_BYTES, Refusal,
+};
 pub use table::{REGIONS_MAX, RegionEntry, RegionTable};
 
 use crate::error::PeerError;

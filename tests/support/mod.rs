@@ -78,7 +78,7 @@ pub fn target_with(
     cancel: &Canceller,
     before: impl Fn(Step) + Send + 'static,
 ) -> (String, TargetEnd) {
-    let mut listener = Listener::bind("127.0.0.1:0").unwrap();
+    let listener = Listener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_address().unwrap().to_string();
     let (file, secret, config) = (file.try_clone().unwrap(), secret.clone(), config.clone());
     let cancel = cancel.clone();

@@ -1,0 +1,245 @@
+//! The handshake with certificates, without I/O: TLS records in, TLS records and a secret out.
+//!
+//! The dialler is TLS's client and the listener its server, whichever of them is the source. When
+//! the handshake is over the listener sends its answer (W-18) as the one piece of application data,
+//! both ends say close_notify, and the connection goes on with frames.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, ServerConnection};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use super::{Certificates, OneTimeSecret, Trust, not_authenticated};
+use crate::error::{Error, PeerError, Result};
+use crate::seal::SessionSecret;
+use crate::wire::{DIALLER_HELLO_BYTES, OpenReply, REPLY_PLAIN_BYTES};
+
+/// Bytes before the body of a record (RFC 8446, 5.1).
+pub const RECORD_HEADER_BYTES: usize = 5;
+/// Most bytes of a sealed record's body (RFC 8446, 5.2).
+const RECORD_BODY_BYTES_MAX: usize = (1 << 14) + 256;
+
+/// Bytes of the record with this header; none where no record can be so large. Records are read
+/// one by one, because what follows the last one is no TLS.
+pub fn record_bytes(header: &[u8; RECORD_HEADER_BYTES]) -> Option<usize> {
+    let body = usize::from(u16::from_be_bytes([header[3], header[4]]));
+    (1..=RECORD_BODY_BYTES_MAX).contains(&body).then_some(RECORD_HEADER_BYTES + body)
+}
+
+/// What follows a record of the other end's.
+pub enum Step<T> {
+    /// Another record of it.
+    More,
+    /// This.
+    Done(T),
+}
+
+/// The end that dials.
+pub struct TlsDialler {
+    connection: ClientConnection,
+    common: Common,
+    reply: Option<OpenReply>,
+}
+
+/// What both ends need beside TLS.
+struct Common {
+    certificates: Certificates,
+    secret: Option<OneTimeSecret>,
+    hello: [u8; DIALLER_HELLO_BYTES],
+}
+
+impl TlsDialler {
+    pub(super) fn new(
+        certificates: &Certificates,
+        secret: Option<&OneTimeSecret>,
+        hello: &[u8; DIALLER_HELLO_BYTES],
+    ) -> Result<Self> {
+        let config = certificates.client_config()?;
+        // It is not sent, and the verifier knows whom it expects.
+        let nobody = ServerName::try_from("sealane.invalid").expect("a name");
+        let connection = ClientConnection::new(config, nobody).map_err(internal)?;
+        Ok(Self { connection, common: Common::new(certificates, secret, hello), reply: None })
+    }
+
+    /// Records to send now.
+    pub fn output(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while self.connection.wants_write() && self.connection.write_tls(&mut bytes).is_ok() {}
+        bytes
+    }
+
+    /// Takes one record. Whatever comes of it, [`Self::output`] is to be sent: an alert too.
+    ///
+    /// # Errors
+    ///
+    /// [`PeerError::Certificate`] with what is wrong with whose certificate;
+    /// [`PeerError::NotAuthenticated`].
+    pub fn record(&mut self, record: &[u8]) -> Result<Step<(OpenReply, SessionSecret)>> {
+        take(&mut &*record, |bytes| self.connection.read_tls(bytes))?;
+        let state = self.connection.process_new_packets();
+        let state = state.map_err(|e| self.common.explain(e, Side::Dials))?;
+        let waiting = state.plaintext_bytes_to_read();
+        if waiting > 0 {
+            let mut plain = [0; REPLY_PLAIN_BYTES];
+            if waiting != plain.len() || self.reply.is_some() {
+                return Err(not_authenticated("its answer in TLS has another length"));
+            }
+            self.connection.reader().read_exact(&mut plain).expect("they are there");
+            self.reply = Some(OpenReply::parse(&plain)?);
+        }
+        if !state.peer_has_closed() {
+            return Ok(Step::More);
+        }
+        let reply = self.reply.ok_or_else(|| not_authenticated("it ended TLS without an answer"))?;
+        check_protocol(self.connection.alpn_protocol())?;
+        self.connection.send_close_notify();
+        let secret = self.common.secret(&reply, |out, label, context| {
+            self.connection.export_keying_material(out, label, Some(context)).map(drop)
+        })?;
+        Ok(Step::Done((reply, secret)))
+    }
+}
+
+/// The end that listens.
+pub struct TlsListener {
+    connection: ServerConnection,
+    common: Common,
+}
+
+impl TlsListener {
+    pub(super) fn new(
+        certificates: &Certificates,
+        secret: Option<&OneTimeSecret>,
+        hello: &[u8; DIALLER_HELLO_BYTES],
+    ) -> Result<Self> {
+        let config = certificates.server_config()?;
+        let connection = ServerConnection::new(config).map_err(internal)?;
+        Ok(Self { connection, common: Common::new(certificates, secret, hello) })
+    }
+
+    /// Records to send now.
+    pub fn output(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while self.connection.wants_write() && self.connection.write_tls(&mut bytes).is_ok() {}
+        bytes
+    }
+
+    /// Takes one record, until the dialler has shown who it is. Whatever comes of it,
+    /// [`Self::output`] is to be sent: an alert too.
+    ///
+    /// # Errors
+    ///
+    /// As [`TlsDialler::record`].
+    pub fn record(&mut self, record: &[u8]) -> Result<Step<()>> {
+        let state = self.process(record)?;
+        if state.plaintext_bytes_to_read() > 0 || state.peer_has_closed() {
+            return Err(not_authenticated("it does not wait for the answer in TLS"));
+        }
+        if self.connection.is_handshaking() {
+            return Ok(Step::More);
+        }
+        check_protocol(self.connection.alpn_protocol())?;
+        Ok(Step::Done(()))
+    }
+
+    /// The answer's records, the last of TLS, and the secret.
+    pub(super) fn reply(&mut self, reply: &OpenReply) -> Result<(Vec<u8>, SessionSecret)> {
+        let secret = self.common.secret(reply, |out, label, context| {
+            self.connection.export_keying_material(out, label, Some(context)).map(drop)
+        })?;
+        let io = |e: std::io::Error| Error::Bug(format!("TLS takes no answer: {e}"));
+        self.connection.writer().write_all(&reply.encode()).map_err(io)?;
+        self.connection.send_close_notify();
+        Ok((self.output(), secret))
+    }
+
+    /// Takes the dialler's last record: the end of TLS.
+    ///
+    /// # Errors
+    ///
+    /// [`PeerError::NotAuthenticated`] where it is anything else.
+    pub fn end(&mut self, record: &[u8]) -> Result<()> {
+        let state = self.process(record)?;
+        match state.peer_has_closed() && state.plaintext_bytes_to_read() == 0 {
+            true => Ok(()),
+            false => Err(not_authenticated("it goes on with TLS after the answer")),
+        }
+    }
+
+    /// What the session is trusted by.
+    pub fn trust(&self) -> Trust {
+        match &self.common.secret {
+            Some(secret) => Trust::both(secret.clone(), self.common.certificates.clone()),
+            None => (&self.common.certificates).into(),
+        }
+    }
+
+    fn process(&mut self, record: &[u8]) -> Result<rustls::IoState> {
+        take(&mut &*record, |bytes| self.connection.read_tls(bytes))?;
+        let state = self.connection.process_new_packets();
+        state.map_err(|e| self.common.explain(e, Side::Listens))
+    }
+}
+
+/// Which end of TLS this is.
+#[derive(Clone, Copy)]
+enum Side {
+    Dials,
+    Listens,
+}
+
+impl Common {
+    fn new(
+        certificates: &Certificates,
+        secret: Option<&OneTimeSecret>,
+        hello: &[u8; DIALLER_HELLO_BYTES],
+    ) -> Self {
+        Self { certificates: certificates.clone(), secret: secret.cloned(), hello: *hello }
+    }
+
+    /// W-19: what TLS exports over both messages, under the one-time secret where there is one.
+    fn secret(
+        &self,
+        reply: &OpenReply,
+        export: impl FnOnce(&mut [u8], &[u8], &[u8]) -> Result<(), rustls::Error>,
+    ) -> Result<SessionSecret> {
+        let context = Sha256::new().chain_update(self.hello).chain_update(reply.encode()).finalize();
+        let mut exported = Zeroizing::new([0; 64]);
+        export(&mut exported[..], b"EXPORTER-sealane session", &context).map_err(internal)?;
+        Ok(match &self.secret {
+            Some(secret) => SessionSecret::new(&*secret.psk(), &exported[..]),
+            None => SessionSecret::new(b"sealane1 certificates", &exported[..]),
+        })
+    }
+
+    fn explain(&self, error: rustls::Error, side: Side) -> Error {
+        self.certificates.explain(error, matches!(side, Side::Dials))
+    }
+}
+
+/// A TLS that agreed on no protocol at all has a peer that is no Sealane.
+fn check_protocol(found: Option<&[u8]>) -> Result<()> {
+    match found == Some(super::certificates::PROTOCOL) {
+        true => Ok(()),
+        false => Err(not_authenticated("it speaks TLS for something else")),
+    }
+}
+
+fn take(
+    record: &mut &[u8],
+    mut read: impl FnMut(&mut dyn Read) -> std::io::Result<usize>,
+) -> Result<()> {
+    while !record.is_empty() {
+        if read(record).map_or(true, |bytes| bytes == 0) {
+            return Err(not_authenticated("it sends more TLS than there is a use for"));
+        }
+    }
+    Ok(())
+}
+
+fn internal(error: rustls::Error) -> Error {
+    Error::Bug(format!("TLS: {error}"))
+}
