@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use nix::poll::PollFlags;
 
-use super::connect::tune;
+use super::options::tune;
 use super::{Session, Shake, Use, wait};
 use crate::cancel::Canceller;
 use crate::config::Config;

@@ -1,19 +1,34 @@
-//! From addresses and sockets to authenticated lanes: connect or listen, shake hands, join,
-//! CONFIRM. Migrations and streams are made of what leaves here.
+//! From addresses and sockets to authenticated lanes: connect or listen ([`Dial`], [`Door`]), shake
+//! hands, join, CONFIRM. Migrations and streams are made of what leaves here.
 //!
 //! A lane leaves only after the other end's first sealed frame has verified on it, so nobody acts
 //! on a peer that does not hold the secret. All of it is under one deadline.
 #![forbid(unsafe_code)]
 
+mod address;
 mod arrival;
-mod connect;
+mod dial;
+// Until the listener is made of it.
+#[cfg_attr(not(test), allow(dead_code))]
+mod door;
 mod listener;
+mod options;
+mod rendezvous;
 mod shake;
+#[cfg(test)]
+mod tests;
+mod unix;
 
 pub use arrival::arrival;
-pub use connect::{connect, peer_of, tune_if_tcp};
+#[allow(unused_imports)] // until the listener is made of a door
+pub use address::Address;
+pub use dial::Dial;
+#[allow(unused_imports)]
+pub use door::{Door, PeerAddress};
 pub use listener::{Listener, Until};
+pub use options::tune_if_tcp;
 pub use shake::{Session, Shake, Use};
+pub use unix::{SocketFile, bind_unix, unix_address, unix_socket};
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -38,6 +53,14 @@ fn wait(fds: &[(BorrowedFd<'_>, PollFlags)], deadline: Option<Instant>) {
 
 fn wait_one(socket: &impl AsFd, events: PollFlags, deadline: Instant) {
     wait(&[(socket.as_fd(), events)], Some(deadline));
+}
+
+/// Whether it is ready, at once or before the deadline passes or it is time to look for a cancel.
+fn is_ready(socket: BorrowedFd<'_>, events: PollFlags, deadline: Instant) -> bool {
+    let left = deadline.saturating_duration_since(Instant::now()).min(TICK);
+    let rounded = if left.is_zero() { left } else { left + Duration::from_millis(1) };
+    let timeout = PollTimeout::try_from(rounded).unwrap_or(PollTimeout::ZERO);
+    poll(&mut [PollFd::new(socket, events)], timeout).is_ok_and(|ready| ready > 0)
 }
 
 /// Whether a migration may have so many lanes and such frames.
