@@ -91,7 +91,7 @@ pub fn last_round(
         target.done()?;
         Ok(())
     });
-    let lanes = dial(&address, Role::Source, &secret, config, &cancel)?;
+    let lanes = dial(&address.parse()?, Role::Source, &secret, config, &cancel)?;
     let file = from.try_clone().expect("a descriptor");
     let region = Region::from_file("ram", file, 0, bytes)?;
     let pages = region.pages();

@@ -47,7 +47,7 @@ fn source(mib: u64, lanes: u16) -> Result<(), Box<dyn std::error::Error>> {
     config.lanes = lanes;
     let peak = Peak::watch();
     let cancel = Canceller::default();
-    let lanes_open = dial(&address, Role::Source, &secret, &config, &cancel)?;
+    let lanes_open = dial(&address.parse()?, Role::Source, &secret, &config, &cancel)?;
     let region = Region::from_file("ram", file, 0, mib << 20)?;
     let pages = region.pages();
     let mut source = Source::start(lanes_open, vec![region], &config, &cancel)?;

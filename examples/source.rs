@@ -42,7 +42,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let log = Arc::new(AtomicBitmap::new(ram.pages()));
     let guest = Guest::run(memory, Arc::clone(&log));
 
-    let lanes = dial(&address, Role::Source, &secret, &config, &cancel)?;
+    let lanes = dial(&address.parse()?, Role::Source, &secret, &config, &cancel)?;
     let mut dirty = DirtyBitmap::all(ram.pages());
     let mut source = Source::start(lanes, vec![ram], &config, &cancel)?;
     for _ in 0..ROUNDS_MAX {

@@ -15,7 +15,7 @@ pub struct Canceller(Arc<AtomicBool>);
 
 impl Canceller {
     /// Asks for the end: the call that is going on returns [`Error::Cancelled`] soon, and the
-    /// other end learns of it. A name lookup or a connect that is under way is not interrupted.
+    /// other end learns of it. A connect that is under way is interrupted, a name lookup is not.
     /// Once [`crate::Source::hand_over`] has let go, or [`crate::Target::ready`] has returned, it
     /// comes too late and does nothing.
     pub fn cancel(&self) {

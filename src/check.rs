@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use crate::cancel::{Canceller, spawn};
 use crate::config::Config;
 use crate::error::{Error, PeerError, Result, SystemError, panicked};
-use crate::establish::{Listener, Use};
+use crate::establish::{Dial, Listener, Use};
 use crate::stream::{Stream, Streams};
 use crate::trust::Trust;
 use crate::wire::Role;
@@ -64,7 +64,7 @@ pub struct CheckReport {
 ///
 /// As [`crate::dial`]; [`Error::Misuse`] where `facts` exceed [`FACTS_BYTES_MAX`].
 pub fn dial(
-    address: &str,
+    dial: &Dial,
     role: Role,
     trust: impl Into<Trust>,
     facts: &str,
@@ -73,14 +73,14 @@ pub fn dial(
 ) -> Result<CheckReport> {
     check_facts(facts)?;
     let trust = trust.into();
-    let (streams, lane) = Streams::dial_lane(address, role, Use::Check, &trust, config, cancel)?;
+    let (streams, lane) = Streams::dial_lane(dial, role, Use::Check, &trust, config, cancel)?;
     let lanes = Lanes::new(streams.stream(lane)?, cancel)?;
     let run = || {
         let peer_facts = exchange(&lanes.first(), &with_lanes(facts, config.lanes), true)?;
         let (peer_facts, _) = lanes_of(&peer_facts)?;
         let round_trip = ping(&lanes.first())?;
         while lanes.count() < config.lanes {
-            lanes.add(streams.dial_next(address, cancel)?);
+            lanes.add(streams.dial_next(cancel)?);
         }
         let sent = lanes.each(send)?;
         let received = lanes.each(receive)?;

@@ -31,7 +31,7 @@
 //! });
 //!
 //! let cancel = Canceller::default();
-//! let lanes = sealane::dial(&address, Role::Source, &secret, &config, &cancel)?;
+//! let lanes = sealane::dial(&address.parse()?, Role::Source, &secret, &config, &cancel)?;
 //! let mut file = tempfile::tempfile()?;
 //! file.write_all(&vec![7; 1 << 20])?;
 //! let region = Region::from_file("ram", file, 0, 1 << 20)?;
@@ -75,7 +75,7 @@ pub use config::Config;
 pub use config::{EngineChoice, ProviderChoice, ZeroCopy};
 pub use engine::EngineStatistics;
 pub use error::{Error, Result};
-pub use establish::Listener;
+pub use establish::{Dial, Listener};
 pub use migrate::{
     LaneStatistics, Lanes, Progress, RoundReport, Source, SourceReport, Target, TargetReport, dial,
 };

@@ -253,7 +253,7 @@ fn settings_out_of_range_are_errors_before_any_thread_starts() {
     let (from, into) = (memfd(1 << 20), memfd(1 << 20));
     let (secret, cancel) = (OneTimeSecret::generate().unwrap(), Canceller::default());
     let (address, end) = target(&into, &secret, &good, &cancel);
-    let lanes = dial(&address, Role::Source, &secret, &good, &cancel).unwrap();
+    let lanes = dial(&address.parse().unwrap(), Role::Source, &secret, &good, &cancel).unwrap();
     let mut bad = good.clone();
     bad.slots_per_lane = 65;
     let region =
@@ -278,7 +278,7 @@ fn a_cancel_ends_the_handshake_at_either_end() {
             other.cancel();
         });
         let ended = if dials {
-            dial(&address, Role::Source, &secret, &config, &cancel)
+            dial(&address.parse().unwrap(), Role::Source, &secret, &config, &cancel)
         } else {
             let listener = Listener::bind("127.0.0.1:0").unwrap();
             listener.accept(Role::Target, &secret, &config, &cancel)
@@ -295,7 +295,8 @@ fn a_peer_that_dies_in_the_handshake_is_not_authenticated_and_the_listener_waits
     let dying = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = dying.local_addr().unwrap().to_string();
     let thread = std::thread::spawn(move || drop(dying.accept().unwrap()));
-    let error = dial(&address, Role::Source, &secret, &config, &cancel).err().unwrap();
+    let error =
+        dial(&address.parse().unwrap(), Role::Source, &secret, &config, &cancel).err().unwrap();
     assert!(error.is_authentication() && error.to_string().contains("handshake"), "{error}");
     thread.join().unwrap();
 
@@ -323,7 +324,9 @@ fn a_recorded_hello_sent_again_is_not_answered() {
     let (theirs, own) = (secret.clone(), config.clone());
     let recorded_at = recorder.local_addr().unwrap().to_string();
     let dialler = std::thread::spawn(move || {
-        dial(&recorded_at, Role::Source, &theirs, &own, &Canceller::default()).err().unwrap()
+        dial(&recorded_at.parse().unwrap(), Role::Source, &theirs, &own, &Canceller::default())
+            .err()
+            .unwrap()
     });
     let (mut near, _) = recorder.accept().unwrap();
     let mut hello = [0; 112];
@@ -356,12 +359,14 @@ fn a_secret_serves_one_migration() {
         whole_source(&from, &address, &secret, &config, &cancel, |_| {}).unwrap();
         end.join().unwrap().unwrap();
 
-        let error = dial(&other_address, Role::Source, &copy, &config, &cancel).err().unwrap();
+        let error = dial(&other_address.parse().unwrap(), Role::Source, &copy, &config, &cancel)
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("has carried a migration already"), "{error}");
         let error = other_end.join().unwrap().err().unwrap().to_string();
         assert!(error.contains("sealane secret new"), "{error}");
         for again in [
-            dial(&other_address, Role::Source, &secret, &config, &cancel),
+            dial(&other_address.parse().unwrap(), Role::Source, &secret, &config, &cancel),
             Listener::bind("127.0.0.1:0").unwrap().accept(Role::Target, &secret, &config, &cancel),
         ] {
             let error = again.err().unwrap().to_string();

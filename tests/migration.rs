@@ -80,7 +80,8 @@ fn a_wrong_secret_is_not_authenticated_and_the_listener_waits_on() {
         let wrong = OneTimeSecret::generate().unwrap();
         let mut hasty = config.clone();
         hasty.handshake_timeout = Duration::from_millis(300);
-        let error = dial(&address, Role::Source, &wrong, &hasty, &cancel).err().unwrap();
+        let error =
+            dial(&address.parse().unwrap(), Role::Source, &wrong, &hasty, &cancel).err().unwrap();
         assert!(error.is_authentication(), "{error}");
         let (mut source, pages) = source(&from, &address, &secret, &config, &cancel).unwrap();
         source.send_round(&[DirtyBitmap::all(pages)]).unwrap();
@@ -167,9 +168,12 @@ fn both_ends_source_is_refused_and_the_listener_waits_on() {
     let end = std::thread::spawn(move || {
         listener.accept(Role::Source, &theirs, &other, &Canceller::default()).map(drop)
     });
-    let error = dial(&address, Role::Source, &secret, &config, &cancel).err().unwrap().to_string();
+    let error = dial(&address.parse().unwrap(), Role::Source, &secret, &config, &cancel)
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("same role"), "{error}");
-    dial(&address, Role::Target, &secret, &config, &cancel).unwrap();
+    dial(&address.parse().unwrap(), Role::Target, &secret, &config, &cancel).unwrap();
     end.join().unwrap().unwrap();
 }
 
@@ -258,7 +262,8 @@ fn a_region_by_mapping_crosses() {
             target.ready().unwrap();
             target.done().unwrap();
         });
-        let lanes = dial(&address, Role::Source, &secret, &config, &cancel).unwrap();
+        let lanes =
+            dial(&address.parse().unwrap(), Role::Source, &secret, &config, &cancel).unwrap();
         let pages = source_region.pages();
         let mut source =
             sealane::Source::start(lanes, vec![source_region], &config, &cancel).unwrap();
@@ -286,7 +291,8 @@ fn the_target_may_dial_and_the_source_listen() {
             // Lanes and frame size are the source's, whatever the target's settings say.
             let mut own = other;
             (own.lanes, own.frame_bytes) = (1, 1 << 20);
-            let lanes = dial(&address, Role::Target, &theirs, &own, &cancel).unwrap();
+            let lanes =
+                dial(&address.parse().unwrap(), Role::Target, &theirs, &own, &cancel).unwrap();
             assert_eq!((lanes.count(), lanes.frame_bytes()), (2, 64 << 10));
             let mut target = sealane::Target::start(lanes, &own, &cancel).unwrap();
             let region = Region::from_file("ram", file, 0, 1 << 20).unwrap();

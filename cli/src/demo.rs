@@ -72,7 +72,7 @@ fn migrate(
     let log = Arc::new(AtomicBitmap::new(region.pages()));
     let guest = RunningGuest::start(memory.try_clone().map_err(io)?, bytes, Arc::clone(&log));
     let (begin, cpu_begin) = (Instant::now(), cpu_seconds(UsageWho::RUSAGE_SELF));
-    let lanes = dial(&child.address, Role::Source, &child.secret, &config, cancel)?;
+    let lanes = dial(&child.address.parse()?, Role::Source, &child.secret, &config, cancel)?;
     let provider = lanes.provider();
     // This clone outlives the handover, as a hypervisor's own would: unmapping a guest takes tens
     // of milliseconds, when the other one is running already.

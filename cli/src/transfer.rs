@@ -23,7 +23,7 @@ pub(crate) fn send(arguments: &SendArguments, cancel: &Canceller) -> Result<(), 
     let region = Region::from_file(REGION, file, 0, bytes)?;
     let pages = region.pages();
     let config = arguments.tuning.config();
-    let lanes = dial(&arguments.to, Role::Source, &secret, &config, cancel)?;
+    let lanes = dial(&arguments.to.parse()?, Role::Source, &secret, &config, cancel)?;
     let provider = lanes.provider();
     let begin = Instant::now();
     let mut source = Source::start(lanes, vec![region], &config, cancel)?;

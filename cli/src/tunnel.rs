@@ -12,7 +12,7 @@ use sealane::tunnel::{
     ChannelStatistics, LocalListener, TunnelProgress, TunnelReport, TunnelSource, TunnelTarget,
     check_socket_path,
 };
-use sealane::{Canceller, Error, Listener, OneTimeSecret, Trust};
+use sealane::{Canceller, Dial, Error, Listener, OneTimeSecret, Trust};
 use serde_json::{Value, json};
 
 use crate::Failure;
@@ -32,13 +32,13 @@ const AGAIN: Duration = Duration::from_secs(1);
 const OPEN_FILES: u64 = 4096;
 
 pub(crate) fn source(arguments: &TunnelSourceArguments, cancel: &Canceller) -> Outcome {
-    let (options, to) = (&arguments.tunnel, &arguments.to);
+    let (options, to) = (&arguments.tunnel, Dial::to(&arguments.to)?);
     let config = options.tuning.config();
     raise_open_files();
     let from = LocalListener::bind(&arguments.from)?;
     let dial = || -> Result<TunnelSource, Failure> {
         let secret = OneTimeSecret::read(&options.common.secret_file)?;
-        let tunnel = TunnelSource::dial(to, &secret, &config, cancel)?;
+        let tunnel = TunnelSource::dial(&to, &secret, &config, cancel)?;
         connected(options, tunnel.provider());
         Ok(tunnel)
     };

@@ -101,7 +101,7 @@ pub unsafe extern "C" fn sealane_lanes_dial(
         let (address, secret) = unsafe { (text("an address", address)?, argument(secret)?) };
         // SAFETY: as this function's.
         let (config, cancel) = unsafe { (crate::config::settings(config)?, cancel(canceller)?) };
-        let lanes = dial(address, role_of(role)?, secret, &config, &cancel)?;
+        let lanes = dial(&address.parse()?, role_of(role)?, secret, &config, &cancel)?;
         // SAFETY: not null, and may be written by the caller's word.
         unsafe { give(out, Mutex::new(Some(lanes))) };
         Ok(0)

@@ -133,7 +133,9 @@ fn a_guest_moves_from_rust_to_c() {
         let mut port = String::new();
         peer.stdout.read_line(&mut port).unwrap();
         let address = format!("127.0.0.1:{}", port.trim());
-        let lanes = dial(&address, Role::Source, &rig.secret, &rig.config, &rig.cancel).unwrap();
+        let lanes =
+            dial(&address.parse().unwrap(), Role::Source, &rig.secret, &rig.config, &rig.cancel)
+                .unwrap();
         let regions = vec![rig.region("near")];
         let mut source = Source::start(lanes, regions, &rig.config, &rig.cancel).unwrap();
         source.send_round(&[DirtyBitmap::all(PAGES as u64)]).unwrap();

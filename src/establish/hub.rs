@@ -123,8 +123,8 @@ impl Hub {
     }
 
     /// Looks at the door.
-    pub fn door<T>(&self, look: impl FnOnce(&Door) -> T) -> T {
-        look(&self.porter.lock().expect("no panic while it is held").door)
+    pub fn door<T>(&self, look: impl FnOnce(&mut Door) -> T) -> T {
+        look(&mut self.porter.lock().expect("no panic while it is held").door)
     }
 
     /// # Errors
@@ -154,14 +154,19 @@ impl Hub {
     }
 
     /// Accepts, hears and hands out for a moment.
-    fn work(&self, config: &Config, deadline: Option<Instant>) -> Result<()> {
+    fn work(&self, config: &Config, deadline: Option<Instant>, must_come: bool) -> Result<()> {
         let mut porter = self.porter.lock().expect("no panic while it is held");
         let answers_tls = {
             let mut board = self.board();
             porter.strangers.append(&mut board.greeted);
             board.waiting.iter().any(|w| matches!(w.wants, Wants::Open { answers_tls: true, .. }))
         };
+        if must_come && porter.strangers.is_empty() {
+            porter.door.none_left().map_or(Ok(()), Err)?;
+        }
         if !porter.accept(config)? {
+            let retry_at = porter.door.retry_at();
+            let deadline = [deadline, retry_at].into_iter().flatten().min();
             let fds: Vec<_> = porter
                 .door
                 .poll_fds()
@@ -288,7 +293,9 @@ impl Ticket {
         loop {
             cancel.check()?;
             let own = board.waiting.iter_mut().find(|waiting| waiting.key == self.key);
-            if let Some(arrival) = own.and_then(|own| own.queue.pop_front()) {
+            let own = own.expect("it waits until it is dropped");
+            let own_wants_open = matches!(own.wants, Wants::Open { .. });
+            if let Some(arrival) = own.queue.pop_front() {
                 return Ok(Some(arrival));
             }
             if until.is_over() {
@@ -299,10 +306,12 @@ impl Ticket {
                 board = waited.expect("no panic while it is held").0;
                 continue;
             }
+            // Who has a limit waits for somebody who must come; a tunnel may have all it will have.
+            let must_come = until.deadline.is_some() || own_wants_open;
             board.led = true;
             drop(board);
             let led = Led(hub);
-            let worked = hub.work(config, until.deadline);
+            let worked = hub.work(config, until.deadline, must_come);
             drop(led);
             worked?;
             board = hub.board();

@@ -2,12 +2,13 @@
 //! answer.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::door::Door;
 use super::hub::{Arrival, Caller, Hub, Wants};
-use super::{Session, Shake, Until, Use, migration_id, tune_if_tcp};
+use super::{Session, Shake, Until, Use, migration_id};
 use crate::cancel::Canceller;
 use crate::config::Config;
 use crate::error::{Error, PeerError, Result};
@@ -22,6 +23,13 @@ use crate::wire::{Refusal, Role};
 #[derive(Clone)]
 pub struct Listener(Arc<Hub>);
 
+/// Where it listens, as a dialler names it.
+impl std::fmt::Display for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.door(|door| door.fmt(f))
+    }
+}
+
 impl std::fmt::Debug for Listener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Listener").finish_non_exhaustive()
@@ -29,18 +37,47 @@ impl std::fmt::Debug for Listener {
 }
 
 impl Listener {
-    /// Listens at `address`, for example `0.0.0.0:7800` or `[::]:7800`.
+    /// Listens at `ADDRESS:PORT` (`0.0.0.0:7800`, `[::]:7800`), `unix:PATH`, `vsock:CID:PORT` or
+    /// `vsock:any:PORT`, or with a socket that was passed: `fd:N`, or `systemd` (socket activation).
+    ///
+    /// A unix socket's file has mode 0600 and goes with this; one that nobody listens at is
+    /// replaced.
     ///
     /// # Errors
     ///
-    /// [`crate::Error::System`] where that cannot be.
+    /// [`Error::System`] where that cannot be, [`Error::Config`] where it is no such address or
+    /// the socket that was passed does not listen.
     pub fn bind(address: &str) -> Result<Self> {
         Hub::new(Door::bind(address)?).map(Self)
     }
 
-    /// The address that it got.
+    /// Connections that were accepted elsewhere, taken in their order, each once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] where one of them is no connected stream socket.
+    pub fn sockets(sockets: Vec<OwnedFd>) -> Result<Self> {
+        Hub::new(Door::sockets(sockets)?).map(Self)
+    }
+
+    /// Connections where both hosts dial: see [`super::Dial::rendezvous`]. This end only lets the
+    /// other speak first.
+    ///
+    /// # Errors
+    ///
+    /// As [`super::Dial::rendezvous`]; [`Error::System`] where the port is not free.
+    pub fn rendezvous(local: &str, remote: &str) -> Result<Self> {
+        Hub::new(Door::rendezvous(local, remote)?).map(Self)
+    }
+
+    /// The TCP address that it got.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Misuse`] where it listens elsewhere: [`Self::to_string`] says where.
     pub fn local_address(&self) -> Result<SocketAddr> {
-        self.0.door(Door::local_address)
+        let address = self.0.door(|door| door.socket_address());
+        address.ok_or_else(|| Error::Misuse(format!("{self} is no address of TCP")))
     }
 
     /// Waits for a peer that shows who it is and opens a session. Strangers do not end the wait,
@@ -64,9 +101,7 @@ impl Listener {
         first.check_unspent()?;
         first.check_listens()?;
         // What cannot be set for the connections is this end's error, not a stranger's silence.
-        self.0.door(|door| {
-            door.poll_fds().iter().try_for_each(|(socket, _)| tune_if_tcp(socket, config))
-        })?;
+        self.0.door(|door| door.tune(config))?;
         let ticket = self.0.register(Wants::Open {
             migration_id: migration_id(&config.migration_name),
             answers_tls: first.secret().is_none(),

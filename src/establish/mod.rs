@@ -1,22 +1,31 @@
-//! From addresses and sockets to authenticated lanes: connect or listen, shake hands, join,
-//! CONFIRM. Migrations and streams are made of what leaves here.
+//! From addresses and sockets to authenticated lanes: connect or listen ([`Dial`], [`Door`]), shake
+//! hands, join, CONFIRM. Migrations and streams are made of what leaves here.
 //!
 //! A lane leaves only after the other end's first sealed frame has verified on it, so nobody acts
 //! on a peer that does not hold the secret. All of it is under one deadline.
 #![forbid(unsafe_code)]
 
+mod address;
 mod arrival;
-mod connect;
+mod dial;
 mod door;
 mod half_open;
 mod hub;
 mod listener;
+mod options;
+mod rendezvous;
 mod shake;
+#[cfg(test)]
+mod tests;
+mod unix;
 
 pub use arrival::arrival;
-pub use connect::{connect, peer_of, tune_if_tcp};
+pub use address::Address;
+pub use dial::Dial;
 pub use listener::{Listener, join};
+pub use options::tune_if_tcp;
 pub use shake::{Session, Shake, Use};
+pub use unix::{SocketFile, bind_unix, unix_address, unix_socket};
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -68,6 +77,14 @@ fn migration_id(name: &str) -> [u8; 16] {
     }
     let hash = Sha256::new().chain_update(b"sealane1 migration name").chain_update(name).finalize();
     *hash.first_chunk().expect("16 of 32")
+}
+
+/// Whether it is ready, at once or before the deadline passes or it is time to look for a cancel.
+fn is_ready(socket: BorrowedFd<'_>, events: PollFlags, deadline: Instant) -> bool {
+    let left = deadline.saturating_duration_since(Instant::now()).min(TICK);
+    let rounded = if left.is_zero() { left } else { left + Duration::from_millis(1) };
+    let timeout = PollTimeout::try_from(rounded).unwrap_or(PollTimeout::ZERO);
+    poll(&mut [PollFd::new(socket, events)], timeout).is_ok_and(|ready| ready > 0)
 }
 
 /// Whether a migration may have so many lanes and such frames.

@@ -3,7 +3,7 @@
 use crate::cancel::Canceller;
 use crate::config::Config;
 use crate::error::{Error, PeerError, Result};
-use crate::establish::{Listener, Session, Shake, Until, Use, connect, join, peer_of};
+use crate::establish::{Dial, Listener, Session, Shake, Until, Use, join};
 use crate::lane::Lane;
 use crate::seal::Provider;
 use crate::trust::{Spent, Trust};
@@ -68,10 +68,11 @@ impl Lanes {
 ///
 /// # Errors
 ///
-/// [`Error::System`] where nothing listens there, [`PeerError::NotAuthenticated`] where what
+/// [`Error::System`] where nothing listens there, [`Error::Misuse`] where fewer sockets were passed
+/// than there are lanes, [`PeerError::NotAuthenticated`] where what
 /// listens does not hold the secret.
 pub fn dial(
-    address: &str,
+    dial: &Dial,
     role: Role,
     trust: impl Into<Trust>,
     config: &Config,
@@ -81,12 +82,12 @@ pub fn dial(
     let trust = trust.into();
     trust.check_unspent()?;
     let shake = Shake::begin(role, Use::Migration, config, cancel);
-    let socket = connect(address, config, shake.deadline, cancel)?;
-    let peer = peer_of(&socket, address);
+    let dial = dial.begin();
+    let socket = dial.next(config, shake.deadline, cancel)?;
     let (session, first) = shake.open(socket, &trust)?;
     let mut lanes = vec![first];
     for lane in 1..session.lanes {
-        let socket = connect(&peer, config, shake.deadline, cancel)?;
+        let socket = dial.next(config, shake.deadline, cancel)?;
         lanes.push(shake.join(&session, socket, lane)?);
     }
     Ok(Lanes::new(lanes, &session, role))

@@ -60,10 +60,11 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError};
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::engine::{self, EngineStatistics, Level};
-use crate::error::{Error, Result};
+use crate::error::{Error, PeerError, Result};
 use crate::lane::Lane;
 use crate::memory::LiveSlice;
 
@@ -319,6 +320,12 @@ impl Stream {
         }
         result
     }
+}
+
+/// What a half that waits fails with where the other host is dead.
+fn silent(lane: u16, peer_timeout: Duration) -> Error {
+    let (phase, waited_s) = ("while bytes were on their way to it", peer_timeout.as_secs());
+    PeerError::Silent { lane, phase, waited_s }.into()
 }
 
 /// A panic of ours in one half leaves it as it was; its next call fails by itself.

@@ -5,11 +5,12 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
 
 use super::Failure;
 use crate::buffer::Pool;
 use crate::config::{Config, ZeroCopy};
-use crate::engine::{self, Callers, Endpoint, EngineSetup, EngineStatistics};
+use crate::engine::{self, Callers, Endpoint, EngineSetup, EngineStatistics, Pulse};
 use crate::error::{CancelledBy, Error, PeerError, Result, ended_by_peer};
 use crate::lane::{StreamEvent, StreamReceiver};
 use crate::seal::Opener;
@@ -17,6 +18,8 @@ use crate::wire::Control;
 
 /// How far a peek looks beyond the frame in hand.
 const PEEK_BYTES_MAX: usize = 4096;
+/// How often a wait looks whether the other host still answers, as a part of the time that it has.
+const LOOKS: u32 = 16;
 
 /// Whether this end reads no more, and what reads come to then.
 #[derive(Default)]
@@ -50,6 +53,9 @@ impl ReadShut {
 
 pub(super) struct Reading {
     receiver: StreamReceiver,
+    lane: u16,
+    socket: Arc<OwnedFd>,
+    peer_timeout: Duration,
     /// Bytes of earlier frames that a peek went beyond; they come before `hand`.
     front: Vec<u8>,
     /// Opened and not read yet.
@@ -67,7 +73,7 @@ impl Reading {
         lane: u16,
     ) -> Result<Self> {
         let pool = Pool::new(1, frame_bytes)?;
-        let from = Endpoint::of_lane(socket, lane);
+        let from = Endpoint::of_lane(Arc::clone(&socket), lane);
         let engine = engine::open(&EngineSetup {
             choice: config.engine,
             zero_copy: ZeroCopy::Off,
@@ -79,11 +85,21 @@ impl Reading {
             from,
         })?;
         let receiver = StreamReceiver::new(engine, pool, opener, lane, frame_bytes);
-        Ok(Self { receiver, front: Vec::new(), hand: 0..0, ended: false, failed: None })
+        Ok(Self {
+            receiver,
+            lane,
+            socket,
+            peer_timeout: config.peer_timeout,
+            front: Vec::new(),
+            hand: 0..0,
+            ended: false,
+            failed: None,
+        })
     }
 
     /// Waits until there are bytes to take; false at the end of the stream.
     pub(super) fn has_bytes(&mut self, now: bool, shut: &ReadShut) -> io::Result<bool> {
+        let mut pulse = Pulse::new(self.peer_timeout);
         loop {
             if self.available() > 0 {
                 return Ok(true);
@@ -100,6 +116,10 @@ impl Reading {
             match self.advance(now) {
                 Ok(true) => {}
                 Ok(false) if now => return Err(io::ErrorKind::WouldBlock.into()),
+                Ok(false) if pulse.is_dead(&*self.socket) => {
+                    let error = super::silent(self.lane, self.peer_timeout);
+                    return Err(Failure::keep(&mut self.failed, error, None));
+                }
                 Ok(false) => {}
                 // Our own shutdown looks as if the other end had closed.
                 Err(_) if shut.is_shut() => return shut.told(),
@@ -110,7 +130,8 @@ impl Reading {
 
     /// Takes what comes next; false where nothing is there. Only with no byte in hand.
     fn advance(&mut self, now: bool) -> Result<bool> {
-        match self.receiver.next(now, None)? {
+        let look = (!now).then(|| Instant::now() + self.peer_timeout / LOOKS);
+        match self.receiver.next(now, look)? {
             StreamEvent::Data(range) => self.hand = range,
             StreamEvent::End | StreamEvent::Closed => self.ended = true,
             StreamEvent::Nothing => return Ok(false),

@@ -9,7 +9,7 @@ use super::Stream;
 use crate::cancel::Canceller;
 use crate::config::{Config, STREAMS_MAX};
 use crate::error::{Error, PeerError, Result, SystemError};
-use crate::establish::{self, Listener, Session, Shake, Until, Use, connect, peer_of, tune_if_tcp};
+use crate::establish::{self, Dial, Listener, Session, Shake, Until, Use, tune_if_tcp};
 use crate::lane::Lane;
 use crate::trust::Trust;
 use crate::wire::{Asks, DiallerHello, Role};
@@ -28,8 +28,8 @@ struct Shared {
     trust: Trust,
     config: Config,
     numbers: Mutex<HashSet<u16>>,
-    /// What the first connection dialled, and where that was.
-    dialled: Option<(String, String)>,
+    /// Where the next connection comes from, at the end that dials.
+    dial: Option<Dial>,
 }
 
 impl std::fmt::Debug for Streams {
@@ -132,24 +132,25 @@ impl Streams {
     ///
     /// As [`Self::open`]; [`Error::System`] where nothing listens there.
     pub fn dial(
-        address: &str,
+        dial: &Dial,
         role: Role,
         trust: impl Into<Trust>,
         config: &Config,
         cancel: &Canceller,
     ) -> Result<(Self, Stream)> {
-        let (streams, lane) = Self::dial_lane(address, role, Use::Streams, trust, config, cancel)?;
+        let (streams, lane) = Self::dial_lane(dial, role, Use::Streams, trust, config, cancel)?;
         streams.with(lane)
     }
 
-    /// Connects to the listener once more: one more stream. An `address` that is the first
-    /// connection's means the host that it meant then, whatever its name means by now.
+    /// Connects to the listener once more: one more stream. It goes to the host that the first
+    /// connection reached, whatever its name means by now.
     ///
     /// # Errors
     ///
-    /// As [`Self::join`] and [`Self::dial`].
-    pub fn dial_next(&self, address: &str, cancel: &Canceller) -> Result<Stream> {
-        self.dial_next_lane(address, cancel).and_then(|lane| self.stream(lane))
+    /// As [`Self::join`] and [`Self::dial`]; [`Error::Misuse`] where [`Self::dial`] did not make
+    /// this session.
+    pub fn dial_next(&self, cancel: &Canceller) -> Result<Stream> {
+        self.dial_next_lane(cancel).and_then(|lane| self.stream(lane))
     }
 
     /// Says that the migration is complete: the secret opens no other session in this process.
@@ -177,7 +178,7 @@ impl Streams {
     }
 
     pub(crate) fn dial_lane(
-        address: &str,
+        dial: &Dial,
         role: Role,
         purpose: Use,
         trust: impl Into<Trust>,
@@ -188,21 +189,20 @@ impl Streams {
         let trust = trust.into();
         trust.check_unspent()?;
         let shake = Shake::begin(role, purpose, config, cancel);
-        let socket = connect(address, config, shake.deadline, cancel)?;
-        let dialled = (address.to_owned(), peer_of(&socket, address));
+        let dial = dial.begin();
+        let socket = dial.next(config, shake.deadline, cancel)?;
         let (session, lane) = shake.open(socket, &trust)?;
-        Ok((Self::new(session, trust, config, Some(dialled)), lane))
+        Ok((Self::new(session, trust, config, Some(dial)), lane))
     }
 
-    pub(crate) fn dial_next_lane(&self, address: &str, cancel: &Canceller) -> Result<Lane> {
-        let known = self.dialled().filter(|(name, _)| *name == address);
-        let address = known.map_or(address, |(_, peer)| peer);
-        let socket = connect(address, &self.0.config, self.shake(cancel).deadline, cancel)?;
+    pub(crate) fn dial_next_lane(&self, cancel: &Canceller) -> Result<Lane> {
+        let dial = self.0.dial.as_ref().ok_or_else(|| {
+            Error::Misuse(
+                "this session was not dialled from here: join with a connected socket".to_owned(),
+            )
+        })?;
+        let socket = dial.next(&self.0.config, self.shake(cancel).deadline, cancel)?;
         self.join_lane(socket, cancel)
-    }
-
-    pub(super) fn dialled(&self) -> Option<(&str, &str)> {
-        self.0.dialled.as_ref().map(|(name, peer)| (&**name, &**peer))
     }
 
     /// Waits for one more lane at the listener that accepted the first; none once it is over.
@@ -231,15 +231,10 @@ impl Streams {
         self.shake(cancel).join(&self.0.session, socket, number)
     }
 
-    fn new(
-        session: Session,
-        trust: Trust,
-        config: &Config,
-        dialled: Option<(String, String)>,
-    ) -> Self {
+    fn new(session: Session, trust: Trust, config: &Config, dial: Option<Dial>) -> Self {
         let config = config.clone();
         let numbers = Mutex::new(HashSet::from([0]));
-        Self(Arc::new(Shared { session, trust, config, numbers, dialled }))
+        Self(Arc::new(Shared { session, trust, config, numbers, dial }))
     }
 
     fn with(self, lane: Lane) -> Result<(Self, Stream)> {

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use super::Failure;
 use crate::buffer::{Pool, Slot};
 use crate::config::{Config, ZeroCopy};
-use crate::engine::{self, Callers, Endpoint, EngineSetup, EngineStatistics, send_room_bytes};
+use crate::engine::{
+    self, Callers, Endpoint, EngineSetup, EngineStatistics, Pulse, send_room_bytes,
+};
 use crate::error::{ConfigError, Error, PeerError, Result, SystemError};
 use crate::lane::{Sender, blame};
 use crate::memory::LiveSlice;
@@ -26,6 +28,8 @@ const TICK: Duration = Duration::from_millis(20);
 pub(super) struct Writing {
     sender: Sender,
     lane: u16,
+    socket: Arc<OwnedFd>,
+    peer_timeout: Duration,
     bytes: u64,
     ended: bool,
     failed: Option<Failure>,
@@ -41,7 +45,7 @@ impl Writing {
         lane: u16,
     ) -> Result<Self> {
         let pool = Pool::new(config.slots_per_lane, frame_bytes)?;
-        let to = Endpoint::of_lane(socket, lane);
+        let to = Endpoint::of_lane(Arc::clone(&socket), lane);
         let engine = engine::open_for_sends(&EngineSetup {
             choice: config.engine,
             zero_copy: config.zero_copy,
@@ -54,7 +58,16 @@ impl Writing {
         })?;
         let sender = Sender::new(engine, pool, sealer, lane);
         let requires_zero_copy = config.zero_copy == ZeroCopy::Require;
-        Ok(Self { sender, lane, bytes: 0, ended: false, failed: None, requires_zero_copy })
+        Ok(Self {
+            sender,
+            lane,
+            socket,
+            peer_timeout: config.peer_timeout,
+            bytes: 0,
+            ended: false,
+            failed: None,
+            requires_zero_copy,
+        })
     }
 
     pub(super) fn check(&self) -> io::Result<()> {
@@ -188,30 +201,37 @@ impl Writing {
 
     /// A free slot, as soon as the network gives one back. That no shutdown would wake.
     fn slot(&mut self, shut: &AtomicBool) -> Result<Slot> {
+        let mut pulse = Pulse::new(self.peer_timeout);
         loop {
             if let Some(slot) = self.sender.take_slot() {
                 return Ok(slot);
             }
-            self.wait(shut)?;
+            self.wait(shut, &mut pulse)?;
         }
     }
 
     /// Waits until the kernel has everything.
     fn drain(&mut self, shut: &AtomicBool) -> Result<()> {
+        let mut pulse = Pulse::new(self.peer_timeout);
         while !self.sender.can_send() {
-            self.wait(shut)?;
+            self.wait(shut, &mut pulse)?;
         }
         Ok(())
     }
 
     /// Waits for the network; a shutdown ends that, also where poll(2) does not show it (AF_UNIX
-    /// with one direction shut, a slot that the network holds).
-    fn wait(&mut self, shut: &AtomicBool) -> Result<()> {
-        if self.sender.step(Some(Instant::now() + TICK))?.is_none() && shut.load(Ordering::Acquire)
-        {
+    /// with one direction shut, a slot that the network holds), and so does a dead host.
+    fn wait(&mut self, shut: &AtomicBool, pulse: &mut Pulse) -> Result<()> {
+        if self.sender.step(Some(Instant::now() + TICK))?.is_some() {
+            return Ok(());
+        }
+        if shut.load(Ordering::Acquire) {
             return Err(SystemError::from_errno("send", "stream", libc::EPIPE).into());
         }
-        Ok(())
+        match pulse.is_dead(&*self.socket) {
+            true => Err(super::silent(self.lane, self.peer_timeout)),
+            false => Ok(()),
+        }
     }
 
     fn fail(&mut self, error: Error, shut: &AtomicBool) -> io::Error {

@@ -4,22 +4,18 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{
-    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, listen, recv,
-    setsockopt, socket, sockopt,
-};
-use nix::sys::stat::{Mode, fchmod};
+use nix::sys::socket::{Backlog, MsgFlags, SockFlag, connect, listen, recv, setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::cancel::Canceller;
 use crate::engine;
-use crate::error::{Error, Result, SystemError};
+use crate::error::{Result, SystemError};
+use crate::establish::{SocketFile, bind_unix, unix_address, unix_socket};
 
 /// Connections that may wait to be accepted; a hypervisor opens one for each of its channels.
 const BACKLOG: i32 = 256;
@@ -37,9 +33,7 @@ const PF_EXITING: u64 = 4;
 /// is dropped.
 pub struct LocalListener {
     socket: UnixListener,
-    path: PathBuf,
-    /// Device and inode of the file, so that no other one is removed.
-    file: (u64, u64),
+    file: SocketFile,
 }
 
 impl LocalListener {
@@ -51,33 +45,11 @@ impl LocalListener {
     /// address may be (107 bytes, unix(7)).
     pub fn bind(path: &Path) -> Result<Self> {
         let shown = path.display().to_string();
-        let failed =
-            |operation, e: nix::Error| SystemError::from_errno(operation, &*shown, e as i32);
-        let address = unix_address(path)?;
-        let socket = unix_socket(&shown)?;
-        // The mode of the socket is that of the file that bind makes, in one step (net/unix).
-        fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|e| failed("fchmod", e))?;
-        bind(socket.as_raw_fd(), &address).map_err(|e| {
-            let is_socket = |found: fs::Metadata| found.file_type().is_socket();
-            let remedy = match e {
-                nix::Error::EADDRINUSE if !fs::symlink_metadata(path).is_ok_and(is_socket) => {
-                    "something is there that is no socket: name another place"
-                }
-                nix::Error::EADDRINUSE => {
-                    "a socket is there: of another tunnel, or of one that was killed: remove it \
-                     then"
-                }
-                nix::Error::ENOENT => "make its directory first",
-                _ => return failed("bind", e),
-            };
-            failed("bind", e).remedy(remedy)
-        })?;
-        let found = fs::symlink_metadata(path)
-            .map_err(|e| Error::from(SystemError::from_io("stat", shown.clone(), &e)))?;
+        let (socket, file) = bind_unix(path)?;
         let socket = UnixListener::from(socket);
         let unblocked = socket.set_nonblocking(true);
         unblocked.map_err(|e| SystemError::from_io("fcntl", shown.clone(), &e))?;
-        Ok(Self { socket, path: path.to_owned(), file: (found.dev(), found.ino()) })
+        Ok(Self { socket, file })
     }
 
     /// From here on the hypervisor may connect.
@@ -87,7 +59,7 @@ impl LocalListener {
     /// [`Error::System`].
     pub fn listen(&self) -> Result<()> {
         let backlog = Backlog::new(BACKLOG).expect("no larger than what listen(2) allows");
-        let shown = || self.path.display().to_string();
+        let shown = || self.path().display().to_string();
         listen(&self.socket, backlog)
             .map_err(|e| SystemError::from_errno("listen", shown(), e as i32).into())
     }
@@ -121,21 +93,22 @@ impl LocalListener {
 
     /// Where it listens.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     /// A connection, where one waits.
     pub(super) fn accept(&self) -> Result<Option<OwnedFd>> {
         match self.socket.accept() {
             Ok((socket, _)) => Ok(Some(socket.into())),
-            Err(e) => match e.kind() {
-                ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {
-                    Ok(None)
+            Err(e) => {
+                match e.kind() {
+                    ErrorKind::WouldBlock
+                    | ErrorKind::Interrupted
+                    | ErrorKind::ConnectionAborted => Ok(None),
+                    _ => Err(SystemError::from_io("accept", self.path().display().to_string(), &e)
+                        .into()),
                 }
-                _ => {
-                    Err(SystemError::from_io("accept", self.path.display().to_string(), &e).into())
-                }
-            },
+            }
         }
     }
 }
@@ -143,15 +116,6 @@ impl LocalListener {
 impl AsFd for LocalListener {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-}
-
-impl Drop for LocalListener {
-    fn drop(&mut self) {
-        let ours = |found: fs::Metadata| (found.dev(), found.ino()) == self.file;
-        if fs::symlink_metadata(&self.path).is_ok_and(ours) {
-            let _ = fs::remove_file(&self.path);
-        }
     }
 }
 
@@ -185,7 +149,7 @@ pub(super) fn connect_local(
     let shown = path.display().to_string();
     let failed = |operation, e: nix::Error| SystemError::from_errno(operation, &*shown, e as i32);
     let address = unix_address(path)?;
-    let socket = unix_socket(&shown)?;
+    let socket = unix_socket(path, SockFlag::empty())?;
     let limit = |time: Duration| {
         let time = TimeVal::microseconds(time.as_micros() as i64);
         setsockopt(&socket, sockopt::SendTimeout, &time).map_err(|e| failed("setsockopt", e))
@@ -225,20 +189,6 @@ pub(super) fn connect_local(
 /// [`Error::System`] where it is longer than 107 bytes (unix(7)).
 pub fn check_socket_path(path: &Path) -> Result<()> {
     unix_address(path).map(drop)
-}
-
-fn unix_address(path: &Path) -> Result<UnixAddr> {
-    UnixAddr::new(path).map_err(|e| {
-        let bytes = path.as_os_str().len();
-        SystemError::from_errno("bind", path.display().to_string(), e as i32)
-            .remedy(format!("{bytes} bytes, a socket's path has 1 to 107: choose another place"))
-            .into()
-    })
-}
-
-fn unix_socket(shown: &str) -> Result<OwnedFd> {
-    socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
-        .map_err(|e| SystemError::from_errno("socket", shown, e as i32).into())
 }
 
 /// The process at the other end of a unix socket.

@@ -40,7 +40,7 @@ use crate::cancel::Canceller;
 use crate::config::Config;
 use crate::engine::EngineStatistics;
 use crate::error::{Result, SystemError};
-use crate::establish::{Listener, Use};
+use crate::establish::{Dial, Listener, Use};
 use crate::lane::Lane;
 use crate::stream::Streams;
 use crate::trust::Trust;
@@ -97,7 +97,7 @@ impl TunnelProgress {
 /// The end at the source's host: dials.
 pub struct TunnelSource {
     end: End,
-    address: String,
+    dial: Dial,
 }
 
 /// The end at the target's host: listens.
@@ -119,14 +119,14 @@ impl TunnelSource {
     /// [`crate::error::PeerError::Refused`] where it serves another migration;
     /// [`crate::Error::System`] where nothing listens there.
     pub fn dial(
-        address: &str,
+        dial: &Dial,
         trust: impl Into<Trust>,
         config: &Config,
         cancel: &Canceller,
     ) -> Result<Self> {
         let (streams, lane) =
-            Streams::dial_lane(address, Role::Source, Use::Streams, trust, config, cancel)?;
-        Ok(Self { end: End::new(streams, lane, cancel)?, address: address.to_owned() })
+            Streams::dial_lane(dial, Role::Source, Use::Streams, trust, config, cancel)?;
+        Ok(Self { end: End::new(streams, lane, cancel)?, dial: dial.clone() })
     }
 
     /// Its channels.
@@ -145,7 +145,7 @@ impl TunnelSource {
     ///
     /// What ended it, whichever end or hypervisor it was; [`crate::Error::Cancelled`].
     pub fn serve(self, from: &LocalListener) -> Result<TunnelReport> {
-        let Self { end, address } = &self;
+        let Self { end, .. } = &self;
         let shared = &end.shared;
         let mut first = First::Awaited;
         while shared.check() && !shared.all_channels_ended() {
@@ -158,7 +158,7 @@ impl TunnelSource {
             shared.heed();
             let next = first.next(from);
             let opened = next.and_then(|next| match next {
-                Some(local) => self.open(local, from, address),
+                Some(local) => self.open(local, from),
                 None => Ok(()),
             });
             if let Err(error) = opened {
@@ -175,8 +175,8 @@ impl TunnelSource {
         end.finish(None)
     }
 
-    fn open(&self, local: OwnedFd, from: &LocalListener, address: &str) -> Result<()> {
-        let lane = self.end.streams.dial_next_lane(address, &self.end.shared.cancel)?;
+    fn open(&self, local: OwnedFd, from: &LocalListener) -> Result<()> {
+        let lane = self.end.streams.dial_next_lane(&self.end.shared.cancel)?;
         let place = format!("unix:{}", from.path().display());
         self.end.open(Role::Source, lane, local, &place)
     }
@@ -337,7 +337,7 @@ impl End {
 
 impl fmt::Debug for TunnelSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TunnelSource").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("TunnelSource").field("dial", &self.dial).finish_non_exhaustive()
     }
 }
 

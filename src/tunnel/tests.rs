@@ -54,7 +54,9 @@ impl Rig {
             let _ = far_ended.send(tunnel.serve(&to));
         });
         let from = LocalListener::bind(&place.path().join("source")).unwrap();
-        let tunnel = TunnelSource::dial(&through(&address), &secret, &config, &cancel).unwrap();
+        let tunnel =
+            TunnelSource::dial(&through(&address).parse().unwrap(), &secret, &config, &cancel)
+                .unwrap();
         from.listen().unwrap();
         let progress = [tunnel.progress(), far_progress.recv().unwrap()];
         let (near_ended, near_end) = channel();

@@ -115,7 +115,7 @@ pub fn source(
     config: &Config,
     cancel: &Canceller,
 ) -> Result<(Source, u64)> {
-    let lanes = dial(address, Role::Source, secret, config, cancel)?;
+    let lanes = dial(&address.parse()?, Role::Source, secret, config, cancel)?;
     let file = file.try_clone().unwrap();
     let bytes = file.metadata().unwrap().len();
     let region = Region::from_file("ram", file, 0, bytes)?;
