@@ -87,6 +87,10 @@ pub enum PeerError {
         /// What was missing.
         reason: &'static str,
     },
+    /// A handshake by certificates failed: who is at the other end was not shown, or this end was
+    /// refused there. The text says why and what helps.
+    #[error("peer not authenticated: {0}")]
+    Certificate(String),
     /// The connection ended before the session did.
     #[error("lane {lane}: the other end closed the connection {phase}, after {frames} frames")]
     Closed {
@@ -227,7 +231,7 @@ pub struct ConfigError {
 impl Error {
     /// Whether the other end failed to show who it is.
     pub fn is_authentication(&self) -> bool {
-        matches!(self, Self::Peer(PeerError::NotAuthenticated { .. }))
+        matches!(self, Self::Peer(PeerError::NotAuthenticated { .. } | PeerError::Certificate(_)))
     }
 
     /// Whether somebody asked for the end.
@@ -313,7 +317,9 @@ impl From<Error> for std::io::Error {
     fn from(error: Error) -> Self {
         use std::io::ErrorKind;
         let kind = match &error {
-            Error::Peer(PeerError::NotAuthenticated { .. }) => ErrorKind::PermissionDenied,
+            Error::Peer(PeerError::NotAuthenticated { .. } | PeerError::Certificate(_)) => {
+                ErrorKind::PermissionDenied
+            }
             Error::Peer(PeerError::Closed { .. }) => ErrorKind::UnexpectedEof,
             Error::Peer(PeerError::Silent { .. }) => ErrorKind::TimedOut,
             Error::Peer(PeerError::Refused(_)) => ErrorKind::ConnectionAborted,
