@@ -71,7 +71,7 @@
 // Plain sends.
 #define SEALANE_ZERO_COPY_OFF 2
 
-// The other end does not hold the secret.
+// The other end does not hold the secret, or was not shown to be the host that was expected.
 #define SEALANE_E_NOT_AUTHENTICATED 4097
 
 // The connection ended before the stream or the session did.

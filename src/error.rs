@@ -87,7 +87,8 @@ pub enum PeerError {
         /// What was missing.
         reason: &'static str,
     },
-    /// A certificate of one end that the other does not take: whose, why, and what helps.
+    /// A handshake by certificates failed: who is at the other end was not shown, or this end was
+    /// refused there. The text says why and what helps.
     #[error("peer not authenticated: {0}")]
     Certificate(String),
     /// The connection ended before the session did.

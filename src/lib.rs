@@ -79,11 +79,17 @@ pub use establish::{Dial, Listener};
 pub use migrate::{
     LaneStatistics, Lanes, Progress, RoundReport, Source, SourceReport, Target, TargetReport, dial,
 };
-pub use trust::{Certificates, OneTimeSecret, Trust};
+pub use trust::{CertificateFiles, Certificates, OneTimeSecret, PeerName, Trust};
 pub use wire::Role;
 
 /// What this machine has for Sealane: the facts behind `sealane doctor`.
 pub mod doctor {
     pub use crate::engine::{MemoryLock, Operation, Probe, lane_locked_bytes};
     pub use crate::seal::{CpuFeatures, Provider};
+}
+
+/// What is wrong, and what is fine, with a directory of certificates: the facts behind `sealane pki
+/// check`.
+pub mod pki {
+    pub use crate::trust::{Finding, State, inspect};
 }

@@ -5,7 +5,7 @@ use std::ffi::{CString, c_char, c_int};
 
 use sealane::error::{CancelledBy, Error, PeerError};
 
-/// The other end does not hold the secret.
+/// The other end does not hold the secret, or was not shown to be the host that was expected.
 pub const SEALANE_E_NOT_AUTHENTICATED: c_int = 4097;
 /// The connection ended before the stream or the session did.
 pub const SEALANE_E_CLOSED: c_int = 4098;
@@ -87,7 +87,9 @@ impl From<std::io::Error> for Failure {
 
 fn code(error: &Error) -> c_int {
     match error {
-        Error::Peer(PeerError::NotAuthenticated { .. }) => SEALANE_E_NOT_AUTHENTICATED,
+        Error::Peer(PeerError::NotAuthenticated { .. } | PeerError::Certificate(_)) => {
+            SEALANE_E_NOT_AUTHENTICATED
+        }
         Error::Peer(PeerError::Closed { .. }) => SEALANE_E_CLOSED,
         Error::Peer(PeerError::Silent { .. }) => SEALANE_E_SILENT,
         Error::Peer(PeerError::Refused(_)) => SEALANE_E_REFUSED,

@@ -20,7 +20,7 @@ mod tests;
 mod unix;
 
 pub use arrival::arrival;
-pub use address::Address;
+
 pub use dial::Dial;
 pub use listener::{Listener, join};
 pub use options::tune_if_tcp;

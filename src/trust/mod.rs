@@ -9,6 +9,7 @@
 //! - both: the exporter, extracted under the one-time secret.
 #![forbid(unsafe_code)]
 
+mod certificates;
 mod join;
 mod noise;
 mod opening;
@@ -19,6 +20,7 @@ mod tls;
 #[path = "tls_absent.rs"]
 mod tls;
 
+pub use certificates::{CertificateFiles, Certificates, Finding, PeerName, State, inspect};
 pub use join::{JoinRequest, Joined, answer_join};
 pub use opening::{Greeted, Opening, Proven, Replied, greet};
 pub use secret::{OneTimeSecret, Spent};
@@ -128,15 +130,6 @@ impl From<&Certificates> for Trust {
 impl From<&Trust> for Trust {
     fn from(trust: &Trust) -> Self {
         trust.clone()
-    }
-}
-
-/// SHIM until the pki branch is merged.
-#[derive(Clone, Debug)]
-pub enum Certificates {}
-impl Certificates {
-    pub(crate) fn none<T>(&self) -> T {
-        match *self {}
     }
 }
 

@@ -5,15 +5,14 @@
 //! both ends say close_notify, and the connection goes on with frames.
 
 use std::io::{Read, Write};
-use std::sync::Arc;
 
-use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, ServerConnection};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use super::certificates::End;
 use super::{Certificates, OneTimeSecret, Trust, not_authenticated};
-use crate::error::{Error, PeerError, Result};
+use crate::error::{Error, Result};
 use crate::seal::SessionSecret;
 use crate::wire::{DIALLER_HELLO_BYTES, OpenReply, REPLY_PLAIN_BYTES};
 
@@ -58,9 +57,8 @@ impl TlsDialler {
         hello: &[u8; DIALLER_HELLO_BYTES],
     ) -> Result<Self> {
         let config = certificates.client_config()?;
-        // It is not sent, and the verifier knows whom it expects.
-        let nobody = ServerName::try_from("sealane.invalid").expect("a name");
-        let connection = ClientConnection::new(config, nobody).map_err(internal)?;
+        let name = Certificates::server_name();
+        let connection = ClientConnection::new(config, name).map_err(internal)?;
         Ok(Self { connection, common: Common::new(certificates, secret, hello), reply: None })
     }
 
@@ -80,7 +78,7 @@ impl TlsDialler {
     pub fn record(&mut self, record: &[u8]) -> Result<Step<(OpenReply, SessionSecret)>> {
         take(&mut &*record, |bytes| self.connection.read_tls(bytes))?;
         let state = self.connection.process_new_packets();
-        let state = state.map_err(|e| self.common.explain(e, Side::Dials))?;
+        let state = state.map_err(|e| self.common.certificates.explain(End::Dials, &e))?;
         let waiting = state.plaintext_bytes_to_read();
         if waiting > 0 {
             let mut plain = [0; REPLY_PLAIN_BYTES];
@@ -94,7 +92,7 @@ impl TlsDialler {
             return Ok(Step::More);
         }
         let reply = self.reply.ok_or_else(|| not_authenticated("it ended TLS without an answer"))?;
-        check_protocol(self.connection.alpn_protocol())?;
+        Certificates::check_protocol(self.connection.alpn_protocol())?;
         self.connection.send_close_notify();
         let secret = self.common.secret(&reply, |out, label, context| {
             self.connection.export_keying_material(out, label, Some(context)).map(drop)
@@ -141,7 +139,7 @@ impl TlsListener {
         if self.connection.is_handshaking() {
             return Ok(Step::More);
         }
-        check_protocol(self.connection.alpn_protocol())?;
+        Certificates::check_protocol(self.connection.alpn_protocol())?;
         Ok(Step::Done(()))
     }
 
@@ -180,15 +178,8 @@ impl TlsListener {
     fn process(&mut self, record: &[u8]) -> Result<rustls::IoState> {
         take(&mut &*record, |bytes| self.connection.read_tls(bytes))?;
         let state = self.connection.process_new_packets();
-        state.map_err(|e| self.common.explain(e, Side::Listens))
+        state.map_err(|e| self.common.certificates.explain(End::Listens, &e))
     }
-}
-
-/// Which end of TLS this is.
-#[derive(Clone, Copy)]
-enum Side {
-    Dials,
-    Listens,
 }
 
 impl Common {
@@ -213,18 +204,6 @@ impl Common {
             Some(secret) => SessionSecret::new(&*secret.psk(), &exported[..]),
             None => SessionSecret::new(b"sealane1 certificates", &exported[..]),
         })
-    }
-
-    fn explain(&self, error: rustls::Error, side: Side) -> Error {
-        self.certificates.explain(error, matches!(side, Side::Dials))
-    }
-}
-
-/// A TLS that agreed on no protocol at all has a peer that is no Sealane.
-fn check_protocol(found: Option<&[u8]>) -> Result<()> {
-    match found == Some(super::certificates::PROTOCOL) {
-        true => Ok(()),
-        false => Err(not_authenticated("it speaks TLS for something else")),
     }
 }
 

@@ -14,6 +14,7 @@ pub fn record_bytes(_: &[u8; RECORD_HEADER_BYTES]) -> Option<usize> {
 }
 
 /// As there.
+#[allow(dead_code)] // nothing makes one
 pub enum Step<T> {
     /// Another record.
     More,
@@ -34,7 +35,7 @@ impl TlsDialler {
         _: Option<&OneTimeSecret>,
         _: &[u8; DIALLER_HELLO_BYTES],
     ) -> Result<Self> {
-        certificates.none()
+        certificates.never()
     }
 
     pub fn output(&mut self) -> Vec<u8> {
@@ -53,7 +54,7 @@ impl TlsListener {
         _: Option<&OneTimeSecret>,
         _: &[u8; DIALLER_HELLO_BYTES],
     ) -> Result<Self> {
-        certificates.none()
+        certificates.never()
     }
 
     pub fn output(&mut self) -> Vec<u8> {
