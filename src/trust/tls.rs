@@ -21,6 +21,9 @@ pub const RECORD_HEADER_BYTES: usize = 5;
 /// Most bytes of a sealed record's body (RFC 8446, 5.2).
 const RECORD_BODY_BYTES_MAX: usize = (1 << 14) + 256;
 
+/// Bytes of the answer: W-18, and the hash of the first message, which is no part of TLS.
+const ANSWER_BYTES: usize = REPLY_PLAIN_BYTES + 32;
+
 /// Bytes of the record with this header; none where no record can be so large. Records are read
 /// one by one, because what follows the last one is no TLS.
 pub fn record_bytes(header: &[u8; RECORD_HEADER_BYTES]) -> Option<usize> {
@@ -81,12 +84,16 @@ impl TlsDialler {
         let state = state.map_err(|e| self.common.certificates.explain(End::Dials, &e))?;
         let waiting = state.plaintext_bytes_to_read();
         if waiting > 0 {
-            let mut plain = [0; REPLY_PLAIN_BYTES];
+            let mut plain = [0; ANSWER_BYTES];
             if waiting != plain.len() || self.reply.is_some() {
                 return Err(not_authenticated("its answer in TLS has another length"));
             }
             self.connection.reader().read_exact(&mut plain).expect("they are there");
-            self.reply = Some(OpenReply::parse(&plain)?);
+            let (reply, heard) = plain.split_first_chunk().expect("32 of 64");
+            if heard != self.common.hello_hash() {
+                return Err(not_authenticated("it heard another first message than this end sent"));
+            }
+            self.reply = Some(OpenReply::parse(reply)?);
         }
         if !state.peer_has_closed() {
             return Ok(Step::More);
@@ -149,7 +156,8 @@ impl TlsListener {
             self.connection.export_keying_material(out, label, Some(context)).map(drop)
         })?;
         let io = |e: std::io::Error| Error::Bug(format!("TLS takes no answer: {e}"));
-        self.connection.writer().write_all(&reply.encode()).map_err(io)?;
+        let answer = [reply.encode(), self.common.hello_hash()].concat();
+        self.connection.writer().write_all(&answer).map_err(io)?;
         self.connection.send_close_notify();
         Ok((self.output(), secret))
     }
@@ -189,6 +197,10 @@ impl Common {
         hello: &[u8; DIALLER_HELLO_BYTES],
     ) -> Self {
         Self { certificates: certificates.clone(), secret: secret.cloned(), hello: *hello }
+    }
+
+    fn hello_hash(&self) -> [u8; 32] {
+        Sha256::digest(self.hello).into()
     }
 
     /// W-19: what TLS exports over both messages, under the one-time secret where there is one.

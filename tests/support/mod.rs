@@ -2,6 +2,8 @@
 //! a proxy that can cut every connection between them.
 #![allow(missing_docs, dead_code)] // each test binary uses its part
 
+pub mod pki;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
