@@ -74,9 +74,9 @@ pub(crate) fn new(arguments: &PkiNewArguments) -> Result<(), Failure> {
     make(directory, &hosts, &planned, &mut made)?;
     made.keep();
     for host in &hosts {
-        say(&format!("{}: copy it to {host}, by a channel that nobody else reads", {
-            directory.join(host.to_string()).display()
-        }));
+        let place = directory.join(host.to_string());
+        let place = place.display();
+        say(&format!("{place}: copy it to {host}, by a channel that nobody else reads"));
     }
     say(&format!(
         "{}: the key of the CA: keep it from every host",
