@@ -16,8 +16,8 @@ use sealane::error::PeerError;
 use sealane::memory::{DirtyBitmap, Region};
 use sealane::stream::Streams;
 use sealane::{
-    Canceller, Config, Dial, EngineChoice, Error, Lanes, Listener, OneTimeSecret, Result, Role,
-    Source, Target, Trust, dial,
+    Canceller, Certificates, Config, Dial, EngineChoice, Error, Lanes, Listener, OneTimeSecret,
+    Result, Role, Source, Target, Trust, dial,
 };
 use support::pki::Pki;
 use support::{config, fill, memfd, read};
@@ -83,11 +83,15 @@ fn moves(source: Lanes, target: Lanes, config: &Config) {
     assert!(read(&from) == read(&into), "memory");
 }
 
+fn certificates(pki: &Pki, host: &str, peer: &str) -> Certificates {
+    Certificates::from_directory(&pki.host(host), peer.parse().unwrap()).unwrap()
+}
+
 /// The two ends' trusts, of the end that dials and the end that listens.
 fn trusts(pki: &Pki) -> [(&'static str, Trust, Trust); 3] {
     let [one, other] = [(); 2].map(|()| OneTimeSecret::generate().unwrap());
-    let dials = pki.certificates("a.example", "b.example");
-    let listens = pki.certificates("b.example", "a.example");
+    let dials = certificates(pki, "a.example", "b.example");
+    let listens = certificates(pki, "b.example", "a.example");
     [
         ("secret", (&one).into(), one.into()),
         ("certificates", (&dials).into(), (&listens).into()),
@@ -116,27 +120,27 @@ fn a_guest_moves_by_each_trust_whoever_dials() {
 #[test]
 fn another_host_of_the_same_ca_is_refused_by_both_and_the_right_one_is_served_after_it() {
     let (pki, config) = (Pki::new(), quick());
-    let right = pki.certificates("a.example", "b.example");
-    let listens = pki.certificates("b.example", "a.example");
+    let right = certificates(&pki, "a.example", "b.example");
+    let listens = certificates(&pki, "b.example", "a.example");
     let cancel = Canceller::default();
     let (address, end) = accepting(Role::Target, &listens, &config, &cancel);
 
     // The second host dials: the listener refuses it, and tells it so.
-    let mallory = pki.certificates("mallory.example", "b.example");
+    let mallory = certificates(&pki, "mallory.example", "b.example");
     let error = dialled(&address, Role::Source, &mallory, &config).err().unwrap();
     assert!(error.is_authentication(), "{error}");
     let text = error.to_string();
     assert!(text.contains("mallory.example") && text.contains("--peer"), "{text}");
 
     // Who dials expects another host than the one that listens.
-    let wrong = pki.certificates("a.example", "c.example");
+    let wrong = certificates(&pki, "a.example", "c.example");
     let error = dialled(&address, Role::Source, &wrong, &config).err().unwrap();
     let text = error.to_string();
     assert!(text.contains("b.example") && text.contains("c.example"), "{text}");
 
     // Another CA altogether.
     let other = Pki::new();
-    let stranger = other.certificates("a.example", "b.example");
+    let stranger = certificates(&other, "a.example", "b.example");
     let error = dialled(&address, Role::Source, &stranger, &config).err().unwrap();
     assert!(error.to_string().contains("was not issued by the CA"), "{error}");
 
@@ -148,15 +152,15 @@ fn another_host_of_the_same_ca_is_refused_by_both_and_the_right_one_is_served_af
 fn a_middle_with_a_certificate_of_the_same_ca_gets_nothing_of_either() {
     let (pki, config) = (Pki::new(), quick());
     let cancel = Canceller::default();
-    let listens = pki.certificates("b.example", "a.example");
+    let listens = certificates(&pki, "b.example", "a.example");
     let (behind, end) = accepting(Role::Target, &listens, &config, &cancel);
     // It shows its own certificate to both, and would take whoever comes.
-    let to_source = pki.certificates("mallory.example", "a.example");
+    let to_source = certificates(&pki, "mallory.example", "a.example");
     let (between, trap) = accepting(Role::Target, &to_source, &config, &cancel);
-    let source = pki.certificates("a.example", "b.example");
+    let source = certificates(&pki, "a.example", "b.example");
     let error = dialled(&between, Role::Source, &source, &config).err().unwrap();
     assert!(error.to_string().contains("mallory.example"), "{error}");
-    let to_target = pki.certificates("mallory.example", "b.example");
+    let to_target = certificates(&pki, "mallory.example", "b.example");
     let error = dialled(&behind, Role::Source, &to_target, &config).err().unwrap();
     assert!(error.is_authentication(), "{error}");
     cancel.cancel();
@@ -178,7 +182,7 @@ fn ends_of_different_trust_do_not_meet() {
         }
         // Nor where the one-time secret or the certificates are others.
         let secret = OneTimeSecret::generate().unwrap();
-        let other = pki.certificates("a.example", "b.example");
+        let other = certificates(&pki, "a.example", "b.example");
         for dials in [Trust::from(&secret), Trust::both(secret, other)] {
             let error = dialled(&address, Role::Source, dials, &config).err().unwrap();
             assert!(error.is_authentication(), "to {listener}: {error}");
@@ -224,8 +228,8 @@ fn named(name: &str) -> Config {
 #[test]
 fn one_listener_serves_several_migrations_by_their_names() {
     let pki = Pki::new();
-    let dials = pki.certificates("a.example", "b.example");
-    let listens = pki.certificates("b.example", "a.example");
+    let dials = certificates(&pki, "a.example", "b.example");
+    let listens = certificates(&pki, "b.example", "a.example");
     let cancel = Canceller::default();
     let listener = Listener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_address().unwrap().to_string();
