@@ -4,6 +4,8 @@
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
+/// Fewest questions without an answer that say something.
+const UNANSWERED_MIN: u8 = 2;
 /// `TCP_RTO_MAX_MS` (Linux 6.15, include/uapi/linux/tcp.h) and what it may be.
 const TCP_RTO_MAX_MS: libc::c_int = 44;
 const RTO_MAX_MS: std::ops::RangeInclusive<u128> = 1_000..=120_000;
@@ -12,8 +14,9 @@ const RTO_MAX_MS: std::ops::RangeInclusive<u128> = 1_000..=120_000;
 ///
 /// A host that lives answers retransmissions, and probes of a window that its program keeps
 /// closed, so the kernel's counts of what is unanswered go back to 0; those of a dead host do not.
-/// A probe is unanswered for a round trip in any case, and the answer to the one before may be
-/// old: so it must stay so for a while.
+/// One probe may go unanswered by a host that lives: it answers two a second at most
+/// (net.ipv4.tcp_invalid_ratelimit). And each is unanswered for a round trip, when the answer to the
+/// one before may be old: so two must stay so for a while.
 pub struct Pulse {
     peer_timeout: Duration,
     unanswered_since: Option<Instant>,
@@ -29,13 +32,13 @@ impl Pulse {
     /// again during the wait. Never of a socket that is not TCP's.
     pub fn is_dead(&mut self, socket: &impl AsFd) -> bool {
         let Some(info) = tcp_info(socket.as_fd().as_raw_fd()) else { return false };
-        if info.tcpi_retransmits == 0 && info.tcpi_probes == 0 {
+        if info.tcpi_retransmits.saturating_add(info.tcpi_probes) < UNANSWERED_MIN {
             self.unanswered_since = None;
             return false;
         }
         let since = *self.unanswered_since.get_or_insert_with(Instant::now);
         u128::from(info.tcpi_last_ack_recv) >= self.peer_timeout.as_millis()
-            && since.elapsed() >= self.peer_timeout / 2
+            && since.elapsed() >= self.peer_timeout / 4
     }
 }
 

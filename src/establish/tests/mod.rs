@@ -1,0 +1,322 @@
+//! A dial and a door meet, in every way that there is.
+
+#[path = "../../../tests/support/hosts.rs"]
+mod hosts;
+mod rendezvous;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::{Dial, Door, PeerAddress, wait};
+use crate::cancel::Canceller;
+use crate::config::Config;
+use crate::error::{Error, Result};
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(5)
+}
+
+fn next(dial: &Dial) -> Result<TcpStream> {
+    dial.next(&Config::default(), soon(), &Canceller::default())
+}
+
+fn accept(door: &mut Door) -> (TcpStream, PeerAddress) {
+    accept_until(door, soon()).expect("somebody comes")
+}
+
+fn accept_until(door: &mut Door, deadline: Instant) -> Option<(TcpStream, PeerAddress)> {
+    while Instant::now() < deadline {
+        if let Some(came) = door.accept().unwrap() {
+            return Some(came);
+        }
+        let retry_at = door.retry_at().unwrap_or(deadline).min(deadline);
+        wait(&door.poll_fds(), Some(retry_at));
+    }
+    None
+}
+
+/// Whether bytes cross both ways.
+fn talk(near: &TcpStream, far: &TcpStream) {
+    for socket in [near, far] {
+        socket.set_nonblocking(false).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    }
+    for (mut from, mut to) in [(near, far), (far, near)] {
+        from.write_all(b"here").unwrap();
+        let mut came = [0; 4];
+        to.read_exact(&mut came).unwrap();
+        assert_eq!(&came, b"here");
+    }
+}
+
+/// Two connections, and the address that the door says.
+fn meet(at: &str) -> (String, PeerAddress) {
+    let mut door = Door::bind(at).unwrap();
+    door.tune(&Config::default()).unwrap();
+    assert!(door.accept().unwrap().is_none());
+    let dial = Dial::to(&door.to_string()).unwrap();
+    let mut peer = PeerAddress::Local;
+    for _ in 0..2 {
+        let near = next(&dial).unwrap();
+        let far = accept(&mut door);
+        talk(&near, &far.0);
+        peer = far.1;
+    }
+    (door.to_string(), peer)
+}
+
+fn told<T>(result: Result<T>) -> String {
+    result.err().expect("an error").to_string()
+}
+
+#[test]
+fn by_tcp() {
+    let (address, peer) = meet("127.0.0.1:0");
+    assert!(address.starts_with("127.0.0.1:"), "{address}");
+    assert_eq!(peer, PeerAddress::Ip("127.0.0.1".parse().unwrap()));
+    if TcpListener::bind("[::1]:0").is_err() {
+        println!("SKIP: by_tcp: no IPv6 here");
+        return;
+    }
+    let (address, peer) = meet("[::1]:0");
+    assert!(address.starts_with("[::1]:"), "{address}");
+    assert_eq!(peer, PeerAddress::Ip("::1".parse().unwrap()));
+}
+
+#[test]
+fn of_a_name_each_address_is_tried_and_the_one_that_answered_stays() {
+    let both: Vec<_> = super::address::resolve("localhost", 1).unwrap();
+    if both.len() < 2 {
+        println!("SKIP: of_a_name_each_address_is_tried: localhost is not 127.0.0.1 and ::1 here");
+        return;
+    }
+    for host in ["127.0.0.1", "[::1]"] {
+        let mut door = Door::bind(&format!("{host}:0")).unwrap();
+        let port = door.socket_address().unwrap().port();
+        let dial = Dial::to(&format!("localhost:{port}")).unwrap();
+        talk(&next(&dial).unwrap(), &accept(&mut door).0);
+        // Somebody listens at the other address meanwhile.
+        let other = if host == "[::1]" { "127.0.0.1" } else { "[::1]" };
+        let mut other = Door::bind(&format!("{other}:{port}")).unwrap();
+        for _ in 0..3 {
+            talk(&next(&dial).unwrap(), &accept(&mut door).0);
+        }
+        assert!(other.accept().unwrap().is_none());
+        drop((door, other));
+        // Another session asks again.
+        let none = told(next(&dial.begin()));
+        for part in ["127.0.0.1:", "[::1]:", "localhost:", "start the other end first"] {
+            assert!(none.contains(part), "{none}");
+        }
+    }
+}
+
+#[test]
+fn from_an_address_and_ports_of_this_host() {
+    let mut door = Door::bind("127.0.0.1:0").unwrap();
+    let to = door.to_string();
+    // Ports that were free a moment ago.
+    let low = TcpListener::bind("127.0.0.3:0").unwrap().local_addr().unwrap().port().min(65_000);
+    let from = format!("127.0.0.3:{low}-{}", low + 1);
+    let dial = Dial::to(&to).unwrap().bind(&from).unwrap();
+    let mut kept = Vec::new();
+    for port in [low, low + 1] {
+        let near = next(&dial).unwrap();
+        assert_eq!(near.local_addr().unwrap(), format!("127.0.0.3:{port}").parse().unwrap());
+        kept.push((near, accept(&mut door)));
+    }
+    let full = told(next(&dial));
+    assert!(full.contains(&from) && full.contains("name more of them"), "{full}");
+    let plain = next(&Dial::to(&to).unwrap().bind("127.0.0.4").unwrap()).unwrap();
+    assert_eq!(plain.local_addr().unwrap().ip().to_string(), "127.0.0.4");
+    let any = next(&Dial::to(&to).unwrap().bind(&format!(":{}", low + 2)).unwrap()).unwrap();
+    assert_eq!(any.local_addr().unwrap().port(), low + 2);
+
+    let family = told(next(&Dial::to(&to).unwrap().bind("[::1]:1-9").unwrap()));
+    assert!(family.contains("same family") && family.contains(&to), "{family}");
+    let nowhere = told(next(&Dial::to(&to).unwrap().bind("192.0.2.77:5000-5100").unwrap()));
+    assert!(nowhere.contains("ip address") && nowhere.contains("192.0.2.77"), "{nowhere}");
+    let unix = told(Dial::to("unix:/s").unwrap().bind(":5000"));
+    assert!(unix.contains("connections to HOST:PORT"), "{unix}");
+}
+
+#[test]
+fn what_cannot_be_dialled_is_told() {
+    for (address, part) in [
+        ("systemd", "end that listens"),
+        ("vsock:any:1", "name the CID"),
+        ("127.0.0.1:0", "name the port"),
+        ("fd:1000000", "passed to this process"),
+    ] {
+        let error = told(Dial::to(address));
+        assert!(error.contains(part), "{error}");
+    }
+    let missing = told(next(&Dial::to("unix:/nowhere/s").unwrap()));
+    assert!(missing.contains("start the other end first"), "{missing}");
+    let unknown = told(next(&Dial::to("no-such-host.invalid:1").unwrap()));
+    assert!(unknown.contains("of a host that is known"), "{unknown}");
+}
+
+#[test]
+fn a_cancel_interrupts_a_connect() {
+    // A listener whose queue is full: its kernel drops what comes.
+    let place = tempfile::tempdir().unwrap();
+    let full = socket_with_a_full_queue();
+    let path = place.path().join("s");
+    let unix = UnixListener::bind(&path).unwrap();
+    nix::sys::socket::listen(&unix, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+    let _first = UnixStream::connect(&path).unwrap();
+    for address in [full.0.clone(), format!("unix:{}", path.display())] {
+        let (cancel, config) = (Canceller::default(), Config::default());
+        let (asked, dial) = (cancel.clone(), Dial::to(&address).unwrap());
+        let far_off = Instant::now() + Duration::from_secs(600);
+        let connect = std::thread::spawn(move || dial.next(&config, far_off, &asked).err());
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!connect.is_finished(), "{address}");
+        cancel.cancel();
+        assert!(connect.join().unwrap().unwrap().is_cancelled());
+        // Its time ends it too.
+        let soon = Instant::now() + Duration::from_millis(150);
+        let dial = Dial::to(&address).unwrap();
+        let late = dial.next(&Config::default(), soon, &Canceller::default()).err().unwrap();
+        assert!(matches!(late, Error::System(_)), "{late}");
+    }
+}
+
+fn socket_with_a_full_queue() -> (String, OwnedFd, Vec<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+    let wait = Duration::from_millis(100);
+    let connect = |_| TcpStream::connect_timeout(&at, wait).ok();
+    let fill = (0..8).map_while(connect).collect();
+    (at.to_string(), listener.into(), fill)
+}
+
+#[test]
+fn by_a_unix_socket() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("s");
+    let at = format!("unix:{}", path.display());
+    assert_eq!(meet(&at), (at.clone(), PeerAddress::Local));
+    assert!(!path.exists(), "it goes with the door");
+
+    // What a killed process left is replaced; what somebody listens at is not, nor is a file.
+    drop(UnixListener::bind(&path).unwrap());
+    let door = Door::bind(&at).unwrap();
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+    let second = told(Door::bind(&at));
+    assert!(second.contains("a socket is there"), "{second}");
+    drop(door);
+    std::fs::write(&path, "a file").unwrap();
+    let file = told(Door::bind(&at));
+    assert!(file.contains("no socket: name another place"), "{file}");
+    assert!(path.exists());
+}
+
+#[test]
+fn by_vsock() {
+    let mut door = match Door::bind("vsock:any:4294967295") {
+        Ok(door) => door,
+        Err(error) => {
+            println!("SKIP: by_vsock: no vsock here: {error}");
+            return;
+        }
+    };
+    let port: u32 = door.to_string().strip_prefix("vsock:any:").unwrap().parse().unwrap();
+    assert!(door.accept().unwrap().is_none());
+    let dial = Dial::to(&format!("vsock:1:{port}")).unwrap();
+    let patience = Instant::now() + Duration::from_secs(1);
+    match dial.next(&Config::default(), patience, &Canceller::default()) {
+        Ok(near) => {
+            let far = accept(&mut door);
+            talk(&near, &far.0);
+            assert_eq!(far.1, PeerAddress::Vsock(1));
+        }
+        Err(error) => println!("SKIP: by_vsock: no loopback (modprobe vsock_loopback): {error}"),
+    }
+}
+
+#[test]
+fn by_sockets_that_somebody_else_connected() {
+    let (near, far): (Vec<_>, Vec<_>) = (0..2).map(|_| UnixStream::pair().unwrap()).unzip();
+    let owned = |streams: Vec<UnixStream>| streams.into_iter().map(OwnedFd::from).collect();
+    let dial = Dial::sockets(owned(near)).unwrap();
+    let mut door = Door::sockets(owned(far)).unwrap();
+    for _ in 0..2 {
+        assert!(door.none_left().is_none());
+        talk(&next(&dial).unwrap(), &accept(&mut door).0);
+    }
+    assert!(door.accept().unwrap().is_none());
+    // Another session begins where this one ended.
+    for error in [door.none_left().unwrap(), next(&dial.begin()).err().unwrap()] {
+        assert!(matches!(error, Error::Misuse(_)));
+        let error = error.to_string();
+        assert!(error.contains("2 connected sockets") && error.contains("3 are wanted"), "{error}");
+    }
+    let listener = || vec![OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap())];
+    for error in [told(Dial::sockets(listener())), told(Door::sockets(listener()))] {
+        assert!(error.contains("not connected"), "{error}");
+    }
+}
+
+#[test]
+fn by_descriptors_with_a_number() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let mut door = Door::bind(&format!("fd:{}", listener.as_raw_fd())).unwrap();
+    let dial = Dial::to(&format!("fd:{}", near.as_raw_fd())).unwrap();
+    assert_eq!(door.socket_address().unwrap(), listener.local_addr().unwrap());
+    talk(&next(&dial).unwrap(), &accept(&mut door).0);
+    let wrong = told(Door::bind(&format!("fd:{}", near.as_raw_fd())));
+    assert!(wrong.contains("SO_ACCEPTCONN is 0"), "{wrong}");
+}
+
+/// What the process that systemd started says.
+#[test]
+#[ignore = "a part of by_socket_activation"]
+fn activated() {
+    match Door::bind("systemd") {
+        Ok(mut door) => {
+            let (mut came, _) = accept(&mut door);
+            came.write_all(b"activated").unwrap();
+        }
+        Err(error) => println!("told: {error}"),
+    }
+}
+
+#[test]
+fn by_socket_activation() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    let started = |environment: &str| {
+        let own = std::env::current_exe().unwrap();
+        let script = format!(
+            "exec 3<&0; {environment} exec '{}' --ignored --exact --nocapture {}activated",
+            own.display(),
+            "establish::tests::"
+        );
+        let mut shell = Command::new("sh");
+        let socket = OwnedFd::from(listener.try_clone().unwrap());
+        shell.args(["-c", &script]).stdin(Stdio::from(socket)).output().unwrap()
+    };
+    let client = std::thread::spawn(move || {
+        let mut text = String::new();
+        TcpStream::connect(at).unwrap().read_to_string(&mut text).unwrap();
+        text
+    });
+    let output = started("LISTEN_PID=$$ LISTEN_FDS=1");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(client.join().unwrap(), "activated");
+    for other in ["LISTEN_PID=1 LISTEN_FDS=1", "LISTEN_PID=$$ LISTEN_FDS=0", ""] {
+        let output = started(other);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("told: systemd: found LISTEN_PID"), "{text}");
+        assert!(text.contains("a .socket unit"), "{text}");
+    }
+}
