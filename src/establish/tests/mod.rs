@@ -12,7 +12,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{Dial, Door, PeerAddress, wait};
+use super::door::{Door, PeerAddress};
+use super::{Dial, wait};
 use crate::cancel::Canceller;
 use crate::config::Config;
 use crate::error::{Error, Result};

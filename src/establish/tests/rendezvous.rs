@@ -8,7 +8,8 @@ use super::hosts::{EAST, OUTWARDS_ONLY, WEST, two_hosts};
 use super::{accept, accept_until, next, talk, told};
 use crate::cancel::Canceller;
 use crate::config::Config;
-use crate::establish::{Dial, Door};
+use crate::establish::Dial;
+use crate::establish::door::Door;
 
 /// Tests that take ports next to each other take turns.
 static PORTS: Mutex<()> = Mutex::new(());
