@@ -499,7 +499,8 @@ int sealane_listener_port(const struct sealane_listener *listener);
 // Caller: `listener` is null, or points to null or to a listener that nobody uses.
 void sealane_listener_destroy(struct sealane_listener **listener);
 
-// Connects to a listener at HOST:PORT and opens all lanes of a migration.
+// Connects to a listener at HOST:PORT, [V6]:PORT, unix:PATH or vsock:CID:PORT and opens all lanes
+// of a migration.
 //
 // `config` NULL: the defaults. `canceller` NULL: none.
 //
@@ -656,8 +657,8 @@ void sealane_secret_destroy(struct sealane_secret **secret);
 int sealane_canceller_new(struct sealane_canceller **out);
 
 // Ends every wait that was given this canceller, with -SEALANE_E_CANCELLED, and those to come. A
-// name lookup or a connect that is under way is not interrupted; after sealane_source_hand_over
-// has let go, or sealane_target_ready has returned, it does nothing.
+// name lookup that is under way is not interrupted; after sealane_source_hand_over has let go, or
+// sealane_target_ready has returned, it does nothing.
 //
 // Returns 0 or -EINVAL.
 //

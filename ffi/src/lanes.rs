@@ -75,7 +75,8 @@ pub unsafe extern "C" fn sealane_listener_destroy(listener: *mut *mut sealane_li
     unsafe { destroy(listener) }
 }
 
-/// Connects to a listener at HOST:PORT and opens all lanes of a migration.
+/// Connects to a listener at HOST:PORT, [V6]:PORT, unix:PATH or vsock:CID:PORT and opens all lanes
+/// of a migration.
 ///
 /// `config` NULL: the defaults. `canceller` NULL: none.
 ///
