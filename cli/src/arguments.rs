@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use sealane::{Config, EngineChoice, ProviderChoice, ZeroCopy};
+use sealane::{Config, EngineChoice, PeerName, ProviderChoice, ZeroCopy};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failure, 2 usage, 3 peer not authenticated, 4 cancelled.
@@ -33,6 +33,9 @@ pub(crate) enum Command {
     /// One-time secrets
     #[command(subcommand)]
     Secret(SecretCommand),
+    /// Certificates
+    #[command(subcommand)]
+    Pki(PkiCommand),
     /// Show what this machine has for Sealane, and what it lacks
     Doctor,
     /// Write the man pages
@@ -47,6 +50,41 @@ pub(crate) enum SecretCommand {
         /// Where it goes; copy it to the other host by a channel that nobody else reads
         file: PathBuf,
     },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum PkiCommand {
+    /// Say of each file of this host's certificates whether it is fine, or what helps. Exit code 1
+    /// where nobody could be met with them
+    Check(PkiCheckArguments),
+    /// Make a CA and certificates for some hosts, to try Sealane with
+    New(PkiNewArguments),
+}
+
+#[derive(Args)]
+pub(crate) struct PkiCheckArguments {
+    /// With ca-cert.pem, server-cert.pem, server-key.pem, client-cert.pem, client-key.pem and
+    /// perhaps ca-crl.pem, as QEMU and libvirt lay them out
+    pub(crate) directory: PathBuf,
+    /// The other host, as it will be named: a DNS name, an address or sha256:HEX
+    #[arg(long, value_name = "NAME")]
+    pub(crate) peer: Option<PeerName>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct PkiNewArguments {
+    /// Where they go: DIR/ca-cert.pem, DIR/ca-key.pem and DIR/HOST for each host
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+    /// A host, by the DNS name or address that the other end will call it; once for each
+    #[arg(long = "host", value_name = "HOST", required = true)]
+    pub(crate) hosts: Vec<String>,
+    /// Days that they are valid
+    #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36500))]
+    pub(crate) days: u32,
 }
 
 #[derive(Subcommand)]

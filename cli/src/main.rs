@@ -6,6 +6,7 @@ mod demo;
 mod doctor;
 mod guest;
 mod output;
+mod pki;
 mod transfer;
 mod tunnel;
 
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use clap::{CommandFactory, Parser};
 use sealane::{Canceller, Error, OneTimeSecret};
 
-use arguments::{Arguments, Command, SecretCommand, TunnelCommand};
+use arguments::{Arguments, Command, PkiCommand, SecretCommand, TunnelCommand};
 
 /// Why the command ends, beside the library's errors.
 pub(crate) enum Failure {
@@ -89,6 +90,8 @@ fn main() -> ExitCode {
         Command::Secret(SecretCommand::New { file }) => {
             OneTimeSecret::generate().and_then(|s| s.write_new(&file)).map_err(Failure::from)
         }
+        Command::Pki(PkiCommand::Check(check)) => return pki::check(&check),
+        Command::Pki(PkiCommand::New(new)) => pki::new(&new),
         Command::Doctor => return doctor::run(),
         Command::Man { directory } => clap_mangen::generate_to(Arguments::command(), &directory)
             .map_err(|e| Failure::Text(format!("{}: {e}", directory.display()))),

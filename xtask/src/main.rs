@@ -51,6 +51,7 @@ fn main() -> ExitCode {
 /// Tidy, then all tests; counts what passed, failed and was skipped.
 fn test() -> Result {
     need(&COMPILERS)?;
+    need(&TOOLS)?;
     tidy::run(Path::new("."))?;
     header::run(true)?;
     let mut counts = Counts::default();
@@ -206,6 +207,10 @@ fn bench(arguments: &[String]) -> Result {
 /// aws-lc and ring compile C, and the header is tried as C and as C++.
 const COMPILERS: [(&str, &str); 3] =
     [("cc", "gcc"), ("c++", "g++"), ("/usr/include/stdio.h", "libc6-dev")];
+
+/// Certificates that others made are read, and a firewall cuts connections.
+const TOOLS: [(&str, &str); 3] =
+    [("certtool", "gnutls-bin"), ("openssl", "openssl"), ("/usr/sbin/nft", "nftables")];
 
 /// What a command prints; an error where it fails, with what it says.
 fn output(command: &mut Command) -> Result<String> {

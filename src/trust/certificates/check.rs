@@ -8,6 +8,7 @@ use rustls::sign::CertifiedKey;
 
 use super::facts::{Facts, date, days_left, seconds};
 use super::finding::{Finding, unfit};
+use super::refusal::{named, no_pair, out_of_time, refusal};
 use super::verifier::{Authorities, Authority};
 use super::{CertificateFiles, End, files, lists, tls};
 use crate::error::{Error, Result, SystemError};
@@ -53,7 +54,8 @@ impl Layout {
         // What is there and cannot be looked at shall be an error of the one who opens it.
         let there = |name: &str| {
             let path = directory.join(name);
-            let absent = path.symlink_metadata().is_err_and(|e| e.raw_os_error() == Some(libc::ENOENT));
+            let absent =
+                path.symlink_metadata().is_err_and(|e| e.raw_os_error() == Some(libc::ENOENT));
             (!absent).then_some(path)
         };
         let pair = |(cert, key, ends)| {
@@ -168,7 +170,11 @@ impl Examined {
         }
         let key = match certified(&files.cert, &files.key, chain.0) {
             Ok(key) => Arc::new(key),
-            Err(error) => return self.failed(&files.key, files.ends, error),
+            Err(error) => {
+                let whole = |end: &End| !verdicts.iter().any(|(failed, _)| failed == end);
+                let ends: Vec<_> = files.ends.iter().copied().filter(whole).collect();
+                return self.failed(&files.key, &ends, error);
+            }
         };
         self.findings.push(Finding::fine(&files.key, "fits the certificate".to_owned()));
         for end in files.ends {
@@ -195,131 +201,8 @@ impl Examined {
     }
 }
 
-/// Why this host's own certificate would not be accepted.
-pub(super) fn refusal(
-    layout: &Layout,
-    cert: &Path,
-    facts: &Facts,
-    end: End,
-    now: UnixTime,
-    why: &webpki::Error,
-) -> Error {
-    use webpki::Error as E;
-    let clock = date(seconds(now));
-    let ca = layout.ca.display();
-    let usage = usage(end);
-    match why {
-        E::CertExpired { not_after, .. } => unfit(
-            cert,
-            format_args!("notAfter {}, which is past", date(seconds(*not_after))),
-            format!("one that is valid now; this machine's clock says {clock}"),
-            "have the CA issue a new one, or set the clock if it is wrong",
-        ),
-        E::CertNotValidYet { not_before, .. } => unfit(
-            cert,
-            format_args!("notBefore {}, which is to come", date(seconds(*not_before))),
-            format!("one that is valid now; this machine's clock says {clock}"),
-            "set this machine's clock, or that of the machine of the CA, and wait or issue it anew",
-        ),
-        E::UnknownIssuer => unfit(
-            cert,
-            format_args!("issuer {}", facts.issuer),
-            format!("a certificate that the CA in {ca} issued"),
-            "put the certificate of its CA into ca-cert.pem, or have this CA issue one; a CA in \
-             between belongs behind the host's own, in the same file",
-        ),
-        E::InvalidSignatureForPublicKey => unfit(
-            cert,
-            format_args!("issuer {}, a CA of the same name with another key", facts.issuer),
-            format!("a certificate that the CA in {ca} issued"),
-            "the CA was made anew: put the same ca-cert.pem on every host and issue all anew",
-        ),
-        E::CaUsedAsEndEntity => unfit(
-            cert,
-            "basicConstraints CA:TRUE, the certificate of a CA",
-            "a certificate of this host alone",
-            "have the CA issue one with CA:FALSE; the CA's own belongs into ca-cert.pem",
-        ),
-        E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => unfit(
-            cert,
-            format_args!("extendedKeyUsage {}", facts.usages.clone().unwrap_or_default().join(", ")),
-            format!("{usage}, as the end that {} needs it", does(end)),
-            format!("have one issued with {usage} (one certificate may have both)"),
-        ),
-        E::CertRevoked => unfit(
-            cert,
-            "a certificate that ca-crl.pem revokes",
-            "one that is not revoked",
-            "have the CA issue a new one with a new key",
-        ),
-        E::UnknownRevocationStatus | E::IssuerNotCrlSigner => unfit(
-            layout.crl.as_deref().unwrap_or(&layout.ca),
-            format_args!("no list of {}", facts.issuer),
-            "a list of every CA between a host and ca-cert.pem",
-            "add the lists that are missing, or remove the file where nothing is revoked",
-        ),
-        E::InvalidCertValidity => {
-            unfit(cert, facts.validity(), "an end behind its begin", "have it issued anew")
-        }
-        other => unfit(cert, named(other), "RSA of 2048 bits or more, ECDSA P-256, P-384 or P-521, \
-             or Ed25519; SHA-256 or more", "have one issued with such a key"),
-    }
-}
-
-/// What else webpki does not like, without what stood in the certificate.
-pub(super) fn named(error: &webpki::Error) -> String {
-    let text = format!("{error:?}");
-    let end = text.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(text.len());
-    format!("what is not supported ({})", &text[..end])
-}
-
-/// The extended key usage of an end.
-pub(super) fn usage(end: End) -> &'static str {
-    match end {
-        End::Dials => "clientAuth",
-        End::Listens => "serverAuth",
-    }
-}
-
-fn does(end: End) -> &'static str {
-    match end {
-        End::Dials => "dials",
-        End::Listens => "listens",
-    }
-}
-
-fn no_pair(layout: &Layout, end: End) -> Error {
-    let (name, other) = match end {
-        End::Dials => ("client", "server"),
-        End::Listens => ("server", "client"),
-    };
-    let usage = usage(end);
-    if layout.pairs.is_empty() {
-        return unfit(
-            &layout.place,
-            "no certificate of this host",
-            "server-cert.pem and server-key.pem to listen, client-cert.pem and client-key.pem to \
-             dial",
-            "have the CA issue them; docs/certificates.md says how",
-        );
-    }
-    unfit(
-        &layout.place,
-        format_args!("no {name}-cert.pem"),
-        format!("{name}-cert.pem and {name}-key.pem, as the end that {} needs them", does(end)),
-        format!(
-            "have the CA issue one with {usage}, or link both names to {other}-*.pem where that \
-             one has both usages"
-        ),
-    )
-}
-
 /// The CA and its lists.
-fn authorities(
-    layout: &Layout,
-    now: UnixTime,
-    findings: &mut Vec<Finding>,
-) -> Result<Authorities> {
+fn authorities(layout: &Layout, now: UnixTime, findings: &mut Vec<Finding>) -> Result<Authorities> {
     let algorithms = tls::provider().signature_verification_algorithms;
     let all = authority_file(&layout.ca, now, findings)
         .inspect_err(|error| findings.push(Finding::bad(&layout.ca, error)));
@@ -375,16 +258,6 @@ fn facts_out(facts: &Facts, now: UnixTime) -> bool {
     seconds(now) < facts.not_before || facts.not_after < seconds(now)
 }
 
-/// Of a CA that is not valid now.
-pub(super) fn out_of_time(path: &Path, facts: &Facts, now: UnixTime) -> Error {
-    unfit(
-        path,
-        format_args!("CA {}, {}", facts.subject, facts.validity()),
-        format!("a CA that is valid now; this machine's clock says {}", date(seconds(now))),
-        "make the CA's certificate anew (the same key keeps what it issued), or set the clock",
-    )
-}
-
 fn readable(path: &Path, certificate: &CertificateDer<'_>) -> Result<Facts> {
     let facts = Facts::of(certificate).ok_or_else(|| {
         unfit(path, "a damaged certificate", "one of X.509 in DER", "copy it again, whole")
@@ -407,11 +280,7 @@ fn chain(path: &Path) -> Result<(Vec<CertificateDer<'static>>, Facts)> {
     Ok((chain, facts))
 }
 
-fn certified(
-    cert: &Path,
-    key: &Path,
-    chain: Vec<CertificateDer<'static>>,
-) -> Result<CertifiedKey> {
+fn certified(cert: &Path, key: &Path, chain: Vec<CertificateDer<'static>>) -> Result<CertifiedKey> {
     let der = files::key(key)?;
     CertifiedKey::from_der(chain, der, &tls::provider()).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => unfit(
@@ -430,11 +299,20 @@ fn certified(
     })
 }
 
+/// For tests: the first pair without any look at it.
+#[cfg(test)]
+pub(super) fn unlooked(layout: &Layout) -> Own {
+    let PairFiles { cert, key, .. } = &layout.pairs[0];
+    let (chain, facts) = chain(cert).expect("a certificate");
+    let key = Arc::new(certified(cert, key, chain).expect("its key"));
+    Own { cert: cert.clone(), facts, key }
+}
+
 /// Findings of a certificate that can be used.
 fn described(path: &Path, facts: &Facts, now: UnixTime) -> Vec<Finding> {
     let usages = facts.usages.as_ref().map_or("any usage".to_owned(), |u| u.join(", "));
-    let text =
-        format!("{}; {}; {usages}; by {}", facts.shown_names(), described_text(facts, now), facts.issuer);
+    let (names, rest) = (facts.shown_names(), described_text(facts, now));
+    let text = format!("{names}; {rest}; {usages}; by {}", facts.issuer);
     let mut findings = vec![by_days(path, facts, now, text)];
     if facts.names.is_empty() {
         findings.push(Finding::warning(

@@ -3,8 +3,8 @@
 use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, Error as TlsError};
 
-use super::check::{named, usage};
 use super::facts::{date, seconds};
+use super::refusal::{named, usage};
 use super::{Certificates, End, PeerName};
 use crate::error::{Error, PeerError};
 
@@ -120,8 +120,8 @@ impl Certificates {
         let meant = "if it is the host that you mean";
         match wanted {
             PeerName::Sha256(_) => format!(
-                "the other end's certificate is {fingerprint} ({names}), and {wanted} was expected: \
-                 {meant}, name it so with --peer; else another host answers there"
+                "the other end's certificate is {fingerprint} ({names}), and {wanted} was \
+                 expected: {meant}, name it so with --peer; else another host answers there"
             ),
             _ if count == "0" => format!(
                 "the other end's certificate has no subjectAltName (a common name is not looked \

@@ -3,8 +3,8 @@
 use rustls::pki_types::UnixTime;
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{
-    ASN1Time, CertificateRevocationList, FromDer, GeneralName, ParsedExtension, SubjectPublicKeyInfo,
-    X509Certificate, X509Version,
+    ASN1Time, CertificateRevocationList, FromDer, GeneralName, ParsedExtension,
+    SubjectPublicKeyInfo, X509Certificate, X509Version,
 };
 use x509_parser::public_key::PublicKey;
 
@@ -152,7 +152,8 @@ pub(super) fn clean(text: &str) -> String {
 
 /// What turns or hides text on a terminal: bidirectional marks and what has no width.
 fn is_format(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    let marks = ['\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2060}'..='\u{206f}'];
+    c == '\u{feff}' || marks.iter().any(|range| range.contains(&c))
 }
 
 fn names(certificate: &X509Certificate<'_>) -> Vec<String> {

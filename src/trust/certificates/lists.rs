@@ -1,6 +1,7 @@
 //! ca-crl.pem: what the CA has revoked.
 
 use std::path::Path;
+use std::time::Duration;
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::UnixTime;
@@ -9,7 +10,7 @@ use webpki::{CertRevocationList, EndEntityCert, OwnedCertRevocationList};
 use super::facts::{ListFacts, date, days_left, seconds, subject_der};
 use super::finding::{Finding, unfit};
 use super::verifier::Authority;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Days before its end from which on a list is worth a warning.
 const DAYS_LEFT_MIN: i64 = 2;
@@ -39,12 +40,7 @@ pub(super) fn load(
         };
         let end = facts.next_update();
         if end < seconds(now) {
-            let wanted = format!(
-                "a list whose time has not run out; this machine's clock says {}",
-                date(seconds(now))
-            );
-            let remedy = format!("{NEW_LIST}; set the clock if it is wrong");
-            return Err(unfit(path, format_args!("nextUpdate {}", date(end)), wanted, remedy));
+            return Err(out_of_date(path, UnixTime::since_unix_epoch(end_of(end)), now));
         }
         ours |= issued_by_one(path, &facts, authorities, algorithms)?;
         issuers.push(facts.issuer());
@@ -73,6 +69,21 @@ pub(super) fn load(
     ))
 }
 
+fn end_of(seconds: i64) -> Duration {
+    Duration::from_secs(seconds.max(0).unsigned_abs())
+}
+
+/// The error of a list whose time has run out.
+pub(super) fn out_of_date(path: &Path, end: UnixTime, now: UnixTime) -> Error {
+    let clock = date(seconds(now));
+    unfit(
+        path,
+        format_args!("nextUpdate {}", date(seconds(end))),
+        format!("a list whose time has not run out; this machine's clock says {clock}"),
+        format!("{NEW_LIST}; set the clock if it is wrong"),
+    )
+}
+
 /// Whether one of our CAs made a list.
 ///
 /// # Errors
@@ -84,8 +95,7 @@ fn issued_by_one(
     authorities: &[Authority],
     algorithms: &WebPkiSupportedAlgorithms,
 ) -> Result<bool> {
-    let named =
-        |authority: &&Authority| subject_der(&authority.certificate) == list.issuer_der();
+    let named = |authority: &&Authority| subject_der(&authority.certificate) == list.issuer_der();
     let (message, signature) = list.signed();
     let signed = |authority: &Authority| {
         EndEntityCert::try_from(&authority.certificate).is_ok_and(|certificate| {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use rustls::pki_types::{ServerName, UnixTime};
 use rustls::{ClientConfig, ServerConfig};
 
-use super::check::{Examined, Layout, Own, examine, refusal};
+use super::check::{Examined, Layout, Own, examine};
+use super::refusal::{out_of_time, refusal};
 use super::verifier::{Authorities, Verifier, server_name};
 use super::{CertificateFiles, End, PeerName, tls};
 use crate::error::{Error, PeerError, Result};
@@ -68,12 +69,21 @@ impl Certificates {
 
     fn load(layout: Layout, peer: PeerName) -> Result<Self> {
         peer.check()?;
-        let Examined { authorities, dials, listens, first, .. } =
-            examine(&layout, UnixTime::now());
+        let Examined { authorities, dials, listens, first, .. } = examine(&layout, UnixTime::now());
         let authorities = authorities?;
         if let (Some(error), Err(_), Err(_)) = (first, &dials, &listens) {
             return Err(error);
         }
+        Self::with(layout, peer, authorities, dials, listens)
+    }
+
+    fn with(
+        layout: Layout,
+        peer: PeerName,
+        authorities: Arc<Authorities>,
+        dials: Result<Own>,
+        listens: Result<Own>,
+    ) -> Result<Self> {
         let verifier = Arc::new(Verifier::new(Arc::clone(&authorities), peer.clone()));
         let dials = dials.and_then(|own| {
             let config = tls::client(Arc::clone(&verifier), Arc::clone(&own.key))?;
@@ -150,9 +160,41 @@ impl Certificates {
     pub(super) fn ca_out_of_time(&self, now: UnixTime) -> Option<Error> {
         let authorities = &self.0.authorities;
         match (authorities.valid_at(now).next(), authorities.all.first()) {
-            (None, Some(ca)) => Some(super::check::out_of_time(&self.0.layout.ca, &ca.facts, now)),
+            (None, Some(ca)) => Some(out_of_time(&self.0.layout.ca, &ca.facts, now)),
             _ => None,
         }
+    }
+}
+
+/// For tests: a host that does not look at its own files, so that the other end must find out.
+#[cfg(test)]
+impl Certificates {
+    pub(super) fn unlooked(ca_pem: &str, cert_pem: &str, key_pem: &str, peer: PeerName) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| directory.path().join(name);
+        let files = CertificateFiles {
+            ca: path("ca-cert.pem"),
+            cert: path("own-cert.pem"),
+            key: path("own-key.pem"),
+            crl: None,
+        };
+        for (path, text) in [(&files.ca, ca_pem), (&files.cert, cert_pem), (&files.key, key_pem)] {
+            std::fs::write(path, text).expect("room");
+        }
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&files.key, mode).expect("our file");
+        let layout = Layout::of_files(&files);
+        let own = super::check::unlooked(&layout);
+        let authorities = examine(&layout, UnixTime::now()).authorities.expect("a CA");
+        Self::with(layout, peer, authorities, Ok(own.clone()), Ok(own)).expect("configurations")
+    }
+
+    pub(super) fn unlooked_client(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.0.dials.as_ref().expect("a certificate to dial").1)
+    }
+
+    pub(super) fn unlooked_server(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.0.listens.as_ref().expect("a certificate to listen").1)
     }
 }
 

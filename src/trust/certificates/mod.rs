@@ -22,6 +22,8 @@ mod lists;
 #[cfg(feature = "certificates")]
 mod load;
 #[cfg(feature = "certificates")]
+mod refusal;
+#[cfg(feature = "certificates")]
 mod tls;
 #[cfg(feature = "certificates")]
 mod verifier;
@@ -29,8 +31,8 @@ mod verifier;
 #[cfg(not(feature = "certificates"))]
 mod left_out;
 
-//CFGT
-//TESTS
+#[cfg(all(test, feature = "certificates"))]
+mod tests;
 
 use std::path::PathBuf;
 

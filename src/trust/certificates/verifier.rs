@@ -44,7 +44,8 @@ impl Authorities {
         now: UnixTime,
     ) -> Result<(), webpki::Error> {
         // webpki does not look at the dates of an anchor.
-        let anchors: Vec<_> = self.valid_at(now).map(|authority| authority.anchor.clone()).collect();
+        let anchors: Vec<_> =
+            self.valid_at(now).map(|authority| authority.anchor.clone()).collect();
         let error = match self.build(chain, &anchors, end, now, true) {
             Ok(()) => return Ok(()),
             Err(error) => error,
