@@ -43,7 +43,8 @@ pub(crate) fn check(arguments: &PkiCheckArguments) -> ExitCode {
 fn line(directory: &Path, finding: &Finding) -> String {
     let name = match finding.file.strip_prefix(directory) {
         Ok(name) if !name.as_os_str().is_empty() => name.display().to_string(),
-        _ => finding.file.display().to_string(),
+        Ok(_) => "directory".to_owned(),
+        Err(_) => finding.file.display().to_string(),
     };
     let arrow = if finding.remedy.is_empty() { "" } else { ": " };
     format!("{}  {name:<16} {}{arrow}{}", word(finding.state), finding.text, finding.remedy)

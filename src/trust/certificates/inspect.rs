@@ -1,12 +1,12 @@
 //! Everything that `sealane pki check` says.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustls::pki_types::UnixTime;
 
-use super::check::{Examined, Layout, examine};
-use super::finding::{Finding, State};
-use super::{PeerName, verifier};
+use super::check::{Layout, examine};
+use super::finding::Finding;
+use super::{PeerName, files, verifier};
 
 /// Looks at a directory of certificates as [`super::Certificates::from_directory`] does and says
 /// everything that is known of each file, whether fine or not.
@@ -34,26 +34,28 @@ pub fn inspect(directory: &Path, peer: Option<&PeerName>) -> Vec<Finding> {
         let remedy = "keep it elsewhere: who has it can pass for every host";
         findings.push(Finding::warning(&ca_key, "the private key of the CA, on a host", remedy));
     }
-    findings.extend(peer.and_then(|peer| expected(directory, &examined, peer)));
+    findings.extend(peer.map(|peer| expected(directory, &layout, peer)));
     findings
 }
 
 /// A peer that is this host itself.
-fn expected(directory: &Path, examined: &Examined, peer: &PeerName) -> Option<Finding> {
+fn expected(directory: &Path, layout: &Layout, peer: &PeerName) -> Finding {
     if let Err(error) = peer.check() {
-        return Some(Finding::bad(directory, &error));
+        return Finding::bad(directory, &error);
     }
-    let own = [&examined.listens, &examined.dials];
-    let ours = own.into_iter().flatten().find(|own| {
-        own.key.cert.first().is_some_and(|cert| verifier::is_for(cert, peer).unwrap_or(false))
-    });
+    // Of certificates that cannot be used, too: it is the name that is asked for.
+    let chain = |cert: &PathBuf| files::certificates(cert).unwrap_or_default();
+    let is_ours = |cert: &&PathBuf| {
+        let own = chain(cert);
+        own.first().is_some_and(|own| verifier::is_for(own, peer).unwrap_or(false))
+    };
+    let ours = layout.pairs.iter().map(|pair| &pair.cert).find(is_ours);
     let remedy = "name the other host at this end, and this one at the other";
-    ours.map(|own| {
-        let text = format!("the peer {peer} is this host itself");
-        Finding::warning(&own.cert, text, remedy)
-    })
-    .or_else(|| {
-        let text = format!("the peer {peer} is another host");
-        Some(Finding { state: State::Ok, ..Finding::fine(directory, text) })
-    })
+    match ours {
+        Some(cert) => {
+            let text = format!("the peer {peer} is this host itself");
+            Finding::warning(cert, text, remedy)
+        }
+        None => Finding::fine(directory, format!("the peer {peer} is another host")),
+    }
 }

@@ -167,3 +167,28 @@ fn certtool(root: &Path, key: &str) {
         lay_out(root, host);
     }
 }
+
+/// The commands of docs/certificates.md, as they stand.
+#[test]
+fn the_commands_of_the_docs_make_hosts_that_meet() {
+    let docs = include_str!("../../../../docs/certificates.md");
+    let blocks: Vec<_> =
+        docs.split("```sh\n").skip(1).filter_map(|b| b.split("```").next()).collect();
+    assert_eq!(blocks.len(), 2);
+    for (program, block) in ["openssl", "certtool"].into_iter().zip(blocks) {
+        assert!(block.contains(program));
+        if !there("the_commands_of_the_docs_make_hosts_that_meet", program) {
+            continue;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        fs::write(root.join("script"), block).unwrap();
+        run(root, "sh", "-eu script");
+        let a = load(&root.join("source.example"), "target.example");
+        let b = load(&root.join("target.example"), "source.example");
+        for (dialler, listener) in [(&a, &b), (&b, &a)] {
+            let outcome = handshake(dialler, listener);
+            assert_eq!((outcome.dialler, outcome.listener), (Ok(()), Ok(())), "{program}");
+        }
+    }
+}
