@@ -21,7 +21,7 @@ mod unix;
 
 pub use arrival::arrival;
 
-pub use dial::Dial;
+pub use dial::{Dial, passed_sockets};
 pub use listener::{Listener, join};
 pub use options::tune_if_tcp;
 pub use shake::{Session, Shake, Use};
