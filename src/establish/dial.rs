@@ -123,8 +123,8 @@ impl Dial {
     /// listens by a rendezvous. The connections of a session take consecutive ports at both ends,
     /// beginning with these. Of several addresses the first of `local`'s family is meant.
     ///
-    /// A session right after another one may have to wait up to a minute, or take other ports:
-    /// the kernel remembers closed connections (TIME_WAIT).
+    /// A session may follow another one at once: where one kernel remembers the closed connection
+    /// (TIME_WAIT) the other end's try comes through, as long as TCP's timestamps are on.
     ///
     /// # Errors
     ///
