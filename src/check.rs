@@ -219,8 +219,8 @@ fn pong(stream: &Stream) -> Result<Duration> {
     for _ in 0..PINGS {
         read(stream, &mut [0])?;
         shortest = answered.map_or(shortest, |at| shortest.min(at.elapsed()));
-        write(stream, &[1])?;
         answered = Some(Instant::now());
+        write(stream, &[1])?;
     }
     Ok(shortest)
 }
