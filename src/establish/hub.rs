@@ -31,6 +31,8 @@ const QUEUE_MAX: usize = 16;
 /// Connections that are accepted before those that are there are heard.
 const ACCEPTS: usize = 16;
 
+type FirstMessage = [u8; DIALLER_HELLO_BYTES];
+
 /// A door and those who wait at it.
 pub struct Hub {
     porter: Mutex<Porter>,
@@ -55,7 +57,7 @@ struct Board {
     greeted: Vec<Stranger>,
     /// Authentic first messages that were answered: recorded and sent again they would keep who
     /// waits waiting for a CONFIRM. Only who holds the secret can add to it.
-    answered: VecDeque<[u8; DIALLER_HELLO_BYTES]>,
+    answered: VecDeque<FirstMessage>,
 }
 
 struct Waiting {
@@ -86,7 +88,7 @@ pub enum Wants {
 /// A connection for somebody who waits.
 pub enum Arrival {
     /// It asks for a session, and may be anybody.
-    Open(TcpStream, PeerAddress, Box<[u8; DIALLER_HELLO_BYTES]>, OpenHello),
+    Open(TcpStream, PeerAddress, Box<FirstMessage>, OpenHello),
     /// It has shown who it is by certificates.
     Proven(TcpStream, Box<Caller>),
     /// It asks to join, and may be anybody.
@@ -195,7 +197,7 @@ impl Hub {
     }
 
     /// Gives a connection to whom its first message names.
-    fn sort(&self, socket: TcpStream, address: PeerAddress, message: Box<[u8; DIALLER_HELLO_BYTES]>) {
+    fn sort(&self, socket: TcpStream, address: PeerAddress, message: Box<FirstMessage>) {
         let mut board = self.board();
         let waiting = &mut board.waiting;
         // Of a stranger nothing is logged but that there was one.

@@ -4,11 +4,11 @@
 //!  source's QEMU ==unix==> TunnelSource ==sealed lanes==> TunnelTarget ==unix==> target's QEMU
 //! ```
 //!
-//! All lanes are of one session, whichever end dialled it. Lane 0 is the tunnel's own: the ends say there that they are
-//! alive, that all is over, or why they give up. Each connection that the source's hypervisor
-//! opens becomes the next lane, and the far end connects to the target's hypervisor for it, in
-//! the same order: the main channel, multifd channels, postcopy-preempt. Where the target's end
-//! dials, the source's says on lane 0 how many lanes it wants.
+//! All lanes are of one session, whichever end dialled it. Lane 0 is the tunnel's own: the ends
+//! say there that they are alive, that all is over, or why they give up. Each connection that the
+//! source's hypervisor opens becomes the next lane, and the far end connects to the target's
+//! hypervisor for it, in the same order: the main channel, multifd channels, postcopy-preempt.
+//! Where the target's end dials, the source's says on lane 0 how many lanes it wants.
 //!
 //! # Ends
 //!

@@ -1,5 +1,6 @@
 //! A dial and a door meet, in every way that there is.
 
+mod agree;
 #[path = "../../../tests/support/hosts.rs"]
 mod hosts;
 mod rendezvous;
