@@ -236,17 +236,13 @@ fn one_listener_serves_several_migrations_by_their_names() {
     let (first, second) = (named("guest 1"), named("guest 2"));
     let ends =
         [&first, &second].map(|config| waiting(&listener, Role::Target, &listens, config, &cancel));
-    // A third that is named like one that waits, once both do.
-    let twice = loop {
-        let brief = Canceller::default();
-        let third = waiting(&listener, Role::Target, &listens, &second, &brief);
-        std::thread::sleep(Duration::from_millis(50));
-        brief.cancel();
-        match third.join().unwrap().err().unwrap() {
-            Error::Cancelled { .. } => {}
-            error => break error,
-        }
-    };
+    // Both wait once who has the wrong role is told so.
+    for config in [&first, &second] {
+        let error = once_it_waits(|| dialled(&address, Role::Target, &dials, config));
+        assert!(error.err().unwrap().to_string().contains("same role"));
+    }
+    let third = waiting(&listener, Role::Target, &listens, &second, &cancel);
+    let twice = third.join().unwrap().err().unwrap();
     assert!(twice.to_string().contains("migration_name"), "{twice}");
 
     let error = dialled(&address, Role::Source, &dials, &named("guest 3")).err().unwrap();

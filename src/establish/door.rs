@@ -38,6 +38,19 @@ pub enum PeerAddress {
     Local,
 }
 
+impl PeerAddress {
+    /// What one stranger has as a rule: of IPv6 that are 64 bits of network (RFC 6177).
+    pub(super) fn network(self) -> Self {
+        match self {
+            Self::Ip(IpAddr::V6(address)) => {
+                let network = u128::from(address) >> 64 << 64;
+                Self::Ip(IpAddr::V6(network.into()))
+            }
+            other => other,
+        }
+    }
+}
+
 /// Where the end that listens gets its connections from.
 pub struct Door(Way);
 

@@ -268,7 +268,9 @@ impl Porter {
     /// The oldest of those from the address that has the most here: a flood from some addresses
     /// costs nobody else his turn.
     fn turn_one_away(&mut self) {
-        let count = |of: &PeerAddress| self.strangers.iter().filter(|s| s.address == *of).count();
+        let count = |of: &PeerAddress| {
+            self.strangers.iter().filter(|s| s.address.network() == of.network()).count()
+        };
         let oldest = self.strangers.iter().enumerate();
         // Of several that are the most the first, which is the oldest.
         let most = oldest.rev().max_by_key(|(_, stranger)| count(&stranger.address));
