@@ -119,6 +119,15 @@ static inline void *answer(void *argument)
 	return NULL;
 }
 
+/* The connection ends with the last descriptor of it. */
+static inline void *answer_and_close(void *argument)
+{
+	struct end *end = argument;
+	answer(end);
+	close(end->fd);
+	return NULL;
+}
+
 static inline void sockets(int fds[2])
 {
 	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);

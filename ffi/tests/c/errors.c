@@ -156,15 +156,6 @@ static void a_stream_sees_what_was_done_to_it(const struct sealane_trust *trust,
 	}
 }
 
-/* The connection ends with the last descriptor of it. */
-static void *answer_and_close(void *argument)
-{
-	struct end *end = argument;
-	answer(end);
-	close(end->fd);
-	return NULL;
-}
-
 static void another_secret_opens_nothing(const struct sealane_trust *trust,
                                          const struct sealane_config *config)
 {
