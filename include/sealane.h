@@ -749,8 +749,8 @@ void sealane_secret_destroy(struct sealane_secret **secret);
 int sealane_canceller_new(struct sealane_canceller **out);
 
 // Ends every wait that was given this canceller, with -SEALANE_E_CANCELLED, and those to come. A
-// name lookup or a connect that is under way is not interrupted; after sealane_source_hand_over
-// has let go, or sealane_target_ready has returned, it does nothing.
+// name lookup that is under way is not interrupted; after sealane_source_hand_over has let go, or
+// sealane_target_ready has returned, it does nothing.
 //
 // Returns 0 or -EINVAL.
 //

@@ -23,7 +23,7 @@ use crate::error::{Error, PeerError, Result, SystemError, panicked};
 use crate::establish::{Dial, Listener, Use};
 use crate::stream::{Stream, Streams};
 use crate::trust::Trust;
-use crate::wire::Role;
+use crate::wire::{Role, VERSION};
 
 /// Most bytes of what one end tells of itself.
 pub const FACTS_BYTES_MAX: usize = 64 << 10;
@@ -44,6 +44,8 @@ pub struct CheckReport {
     pub peer_facts: String,
     /// What both ends know each other by, in words.
     pub trust: String,
+    /// Version of the protocol.
+    pub protocol: u8,
     /// Who seals at this end.
     pub provider: &'static str,
     /// Lanes that were measured at once.
@@ -52,6 +54,10 @@ pub struct CheckReport {
     pub frame_bytes: usize,
     /// Shortest of some round trips of a small message, sealed.
     pub round_trip: Duration,
+    /// Sends of this end of which the kernel reports that it did not copy them.
+    pub zero_copy_kept: u64,
+    /// Zero-copy sends that it copied after all.
+    pub zero_copy_copied: u64,
     /// Bytes per second from this end to the other, sealed, of all lanes.
     pub sent_bytes_per_s: f64,
     /// Bytes per second from the other end to this.
@@ -85,7 +91,7 @@ pub fn dial(
         let sent = lanes.each(send)?;
         let received = lanes.each(receive)?;
         lanes.finish()?;
-        Ok(report(&streams, &trust, config.lanes, peer_facts, round_trip, (sent, received)))
+        Ok(report(&streams, &trust, &lanes, peer_facts, round_trip, (sent, received)))
     };
     run().map_err(|error| lanes.blame(error))
 }
@@ -122,7 +128,7 @@ pub fn accept(
         let received = lanes.each(receive)?;
         let sent = lanes.each(send)?;
         lanes.finish()?;
-        Ok(report(&streams, &trust, count, peer_facts, round_trip, (sent, received)))
+        Ok(report(&streams, &trust, &lanes, peer_facts, round_trip, (sent, received)))
     };
     run().map_err(|error| lanes.blame(error))
 }
@@ -130,16 +136,20 @@ pub fn accept(
 fn report(
     streams: &Streams,
     trust: &Trust,
-    lanes: u16,
+    lanes: &Lanes,
     peer_facts: String,
     round_trip: Duration,
     (sent_bytes_per_s, received_bytes_per_s): (f64, f64),
 ) -> CheckReport {
+    let engines = lanes.shared.streams().iter().map(|s| s.statistics().engine).collect::<Vec<_>>();
     CheckReport {
         peer_facts,
         trust: trust.to_string(),
+        protocol: VERSION,
         provider: streams.provider(),
-        lanes,
+        lanes: lanes.count(),
+        zero_copy_kept: engines.iter().map(|engine| engine.zero_copy_kept).sum(),
+        zero_copy_copied: engines.iter().map(|engine| engine.zero_copy_copied).sum(),
         frame_bytes: streams.frame_bytes(),
         round_trip,
         sent_bytes_per_s,
@@ -209,8 +219,8 @@ fn pong(stream: &Stream) -> Result<Duration> {
     for _ in 0..PINGS {
         read(stream, &mut [0])?;
         shortest = answered.map_or(shortest, |at| shortest.min(at.elapsed()));
-        write(stream, &[1])?;
         answered = Some(Instant::now());
+        write(stream, &[1])?;
     }
     Ok(shortest)
 }

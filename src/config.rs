@@ -92,6 +92,8 @@ pub struct Config {
     pub handshake_timeout: Duration,
     /// How long the other end may be silent before it counts as dead, at least 1 s. Default 30 s.
     /// Both ends send four heartbeats a second, so this is not bounded by the length of a round.
+    /// Streams have none: TCP finds a host that is dead by keepalive, to the second, and by what
+    /// it does not acknowledge; before Linux 6.15 the latter may take two minutes longer.
     pub peer_timeout: Duration,
     /// Bytes of the kernel's send and receive buffer of each lane, 0 for autotuning. Default 0.
     pub socket_buffer_bytes: usize,

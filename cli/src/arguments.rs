@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use crate::meeting::{Meeting, TrustOptions};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use sealane::{Config, EngineChoice, PeerName, ProviderChoice, ZeroCopy};
 
 const EXIT_CODES: &str = "\
@@ -27,6 +28,8 @@ pub(crate) enum Command {
     Send(SendArguments),
     /// Receive a RAM image
     Recv(RecvArguments),
+    /// Meet the other end, which runs the same, and say what a migration would use: no guest moves
+    Check(CheckArguments),
     /// Let stock QEMU migrate by a unix socket, sealed on its way to the other host
     #[command(subcommand)]
     Tunnel(TunnelCommand),
@@ -96,39 +99,73 @@ pub(crate) enum TunnelCommand {
 }
 
 #[derive(Args)]
+#[command(group(way()), group(trust()))]
 pub(crate) struct TunnelSourceArguments {
     /// Where QEMU will connect to, unix:PATH: a socket is made there (mode 0600), and removed at
     /// the end
     #[arg(long, value_name = "unix:PATH", value_parser = unix_path)]
     pub(crate) from: PathBuf,
-    /// Where the other end listens, HOST:PORT
-    #[arg(long, value_name = "HOST:PORT")]
-    pub(crate) to: String,
+    /// The same as --connect
+    #[arg(long, value_name = "HOST:PORT", group = "way")]
+    pub(crate) to: Option<String>,
     #[command(flatten)]
     pub(crate) tunnel: TunnelOptions,
 }
 
 #[derive(Args)]
+#[command(group(way()), group(trust()))]
 pub(crate) struct TunnelTargetArguments {
-    /// Where to listen, ADDRESS:PORT
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub(crate) listen: String,
-    /// Where QEMU listens, unix:PATH
-    #[arg(long, value_name = "unix:PATH", value_parser = unix_path)]
-    pub(crate) to: PathBuf,
+    /// Where QEMU listens, unix:PATH. Several, each NAME=unix:PATH, serve several migrations at
+    /// once, told apart by what the source's end says with --migration
+    #[arg(long, value_name = "[NAME=]unix:PATH", value_parser = named_unix_path, required = true)]
+    pub(crate) to: Vec<(String, PathBuf)>,
     #[command(flatten)]
     pub(crate) tunnel: TunnelOptions,
 }
 
 #[derive(Args)]
 pub(crate) struct TunnelOptions {
-    /// Serve one migration after the other until a signal; each is a session of its own
-    #[arg(long, requires = "keep_secret")]
+    /// Serve one migration after the other until a signal; each is a session of its own. A secret
+    /// is read again for each, so --keep-secret must be said
+    #[arg(long)]
     pub(crate) keep: bool,
     #[command(flatten)]
     pub(crate) common: Common,
     #[command(flatten)]
     pub(crate) tuning: Tuning,
+}
+
+#[derive(Args)]
+#[command(group(way()), group(trust()))]
+pub(crate) struct CheckArguments {
+    /// This end is the target's; else that of --connect is the source's
+    #[arg(long, value_enum)]
+    pub(crate) role: Option<RoleName>,
+    #[command(flatten)]
+    pub(crate) meeting: Meeting,
+    #[command(flatten)]
+    pub(crate) trust: TrustOptions,
+    /// One JSON object on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) tuning: LaneTuning,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum RoleName {
+    Source,
+    Target,
+}
+
+/// One way to meet, and one only.
+fn way() -> ArgGroup {
+    ArgGroup::new("way").required(true)
+}
+
+/// At least one trust.
+fn trust() -> ArgGroup {
+    ArgGroup::new("trust").required(true).multiple(true)
 }
 
 #[derive(Args, Clone)]
@@ -145,12 +182,13 @@ pub(crate) struct DemoArguments {
 }
 
 #[derive(Args)]
+#[command(group(way()), group(trust()))]
 pub(crate) struct SendArguments {
     /// The image: it is only read
     pub(crate) file: PathBuf,
-    /// Where the other end listens, HOST:PORT
-    #[arg(long, value_name = "HOST:PORT")]
-    pub(crate) to: String,
+    /// The same as --connect
+    #[arg(long, value_name = "HOST:PORT", group = "way")]
+    pub(crate) to: Option<String>,
     #[command(flatten)]
     pub(crate) common: Common,
     #[command(flatten)]
@@ -158,12 +196,10 @@ pub(crate) struct SendArguments {
 }
 
 #[derive(Args)]
+#[command(group(way()), group(trust()))]
 pub(crate) struct RecvArguments {
     /// Where the image goes; written beside as FILE.partial until it is whole
     pub(crate) file: PathBuf,
-    /// Where to listen, ADDRESS:PORT
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub(crate) listen: String,
     /// Replace FILE where it exists
     #[arg(long)]
     pub(crate) overwrite: bool,
@@ -178,13 +214,10 @@ pub(crate) struct RecvArguments {
 
 #[derive(Args)]
 pub(crate) struct Common {
-    /// The one-time secret, the same at both ends: hex digits, as `sealane secret new` writes them,
-    /// or a line identity:hex as in QEMU's keys.psk. Removed when the transfer is done
-    #[arg(long, value_name = "FILE")]
-    pub(crate) secret_file: PathBuf,
-    /// Leave the secret file where it is afterwards
-    #[arg(long)]
-    pub(crate) keep_secret: bool,
+    #[command(flatten)]
+    pub(crate) meeting: Meeting,
+    #[command(flatten)]
+    pub(crate) trust: TrustOptions,
     /// One JSON object a line on standard output
     #[arg(long)]
     pub(crate) json: bool,
@@ -250,8 +283,8 @@ pub(crate) enum ZeroCopyName {
 
 impl LaneTuning {
     /// The settings of the library.
-    pub(crate) fn config(&self) -> Config {
-        let mut config = self.tuning.config();
+    pub(crate) fn config(&self, meeting: &Meeting) -> Config {
+        let mut config = self.tuning.config(meeting);
         config.lanes = self.lanes;
         config.bandwidth_bytes_per_s = self.bandwidth;
         config
@@ -267,8 +300,9 @@ impl LaneTuning {
 
 impl Tuning {
     /// The settings of the library.
-    pub(crate) fn config(&self) -> Config {
+    pub(crate) fn config(&self, meeting: &Meeting) -> Config {
         let mut config = Config::default();
+        config.migration_name.clone_from(&meeting.migration);
         config.frame_bytes = self.frame_kib << 10;
         config.provider = match self.provider {
             ProviderName::Auto => ProviderChoice::Auto,
@@ -291,25 +325,37 @@ impl Tuning {
     }
 
     fn arguments(&self) -> Vec<String> {
-        let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
-            value().expect("no value is hidden").get_name().to_owned()
-        };
         let mut arguments = vec![
             format!("--frame-kib={}", self.frame_kib),
             format!("--peer-timeout={}", self.peer_timeout),
-            format!("--provider={}", name(&|| self.provider.to_possible_value())),
-            format!("--engine={}", name(&|| self.engine.to_possible_value())),
-            format!("--zero-copy={}", name(&|| self.zero_copy.to_possible_value())),
+            format!("--provider={}", name(self.provider)),
+            format!("--engine={}", name(self.engine)),
+            format!("--zero-copy={}", name(self.zero_copy)),
         ];
         arguments.extend(self.congestion.iter().map(|name| format!("--congestion={name}")));
         arguments
     }
 }
 
+/// As it is spelled on the command line.
+pub(crate) fn name(value: impl ValueEnum) -> String {
+    value.to_possible_value().expect("no value is hidden").get_name().to_owned()
+}
+
 fn unix_path(text: &str) -> Result<PathBuf, String> {
     match text.strip_prefix("unix:") {
         Some(path) if !path.is_empty() => Ok(path.into()),
         _ => Err(format!("{text:?} is not like unix:/run/guest/migrate: QEMU's own spelling")),
+    }
+}
+
+/// `NAME=unix:PATH`, or without a name.
+fn named_unix_path(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !name.starts_with("unix:") => {
+            Ok((name.to_owned(), unix_path(path)?))
+        }
+        _ => Ok((String::new(), unix_path(text)?)),
     }
 }
 

@@ -17,6 +17,7 @@ use sealane::{Canceller, Listener, OneTimeSecret, Role, Source, SourceReport, Ta
 use crate::Failure;
 use crate::arguments::DemoArguments;
 use crate::guest::{self, Vcpu};
+use crate::meeting::Meeting;
 use crate::output::{Watch, say, total};
 
 /// Steps that the vCPU goes on after the handover.
@@ -67,7 +68,7 @@ fn migrate(
     cancel: &Canceller,
 ) -> Result<Outcome, Failure> {
     let bytes = arguments.mib << 20;
-    let config = arguments.tuning.config();
+    let config = arguments.tuning.config(&Meeting::default());
     let region = Region::from_file("ram", memory.try_clone().map_err(io)?, 0, bytes)?;
     let log = Arc::new(AtomicBitmap::new(region.pages()));
     let guest = RunningGuest::start(memory.try_clone().map_err(io)?, bytes, Arc::clone(&log));
@@ -111,7 +112,7 @@ pub(crate) fn run_target(arguments: &DemoArguments, cancel: &Canceller) -> Resul
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).map_err(io)?;
     let secret = OneTimeSecret::from_text(&line)?;
-    let config = arguments.tuning.config();
+    let config = arguments.tuning.config(&Meeting::default());
     let listener = Listener::bind("127.0.0.1:0")?;
     println!("{}", listener.local_address()?);
     let lanes = listener.accept(Role::Target, &secret, &config, cancel)?;
@@ -216,7 +217,7 @@ impl RunningGuest {
 fn table(arguments: &DemoArguments, outcome: &Outcome, target_cpu: f64) {
     let sum = total(&outcome.report.lanes);
     let gb = outcome.pages as f64 * 4096.0 / 1e9;
-    let engine = match arguments.tuning.config().engine {
+    let engine = match arguments.tuning.config(&Meeting::default()).engine {
         sealane::EngineChoice::Uring => "uring",
         sealane::EngineChoice::Syscalls => "syscalls",
     };

@@ -7,7 +7,7 @@ use sealane::doctor::{CpuFeatures, Probe, Provider, lane_locked_bytes};
 use sealane::{Config, ProviderChoice};
 
 #[derive(Clone, Copy, PartialEq)]
-enum State {
+pub(crate) enum State {
     Ok,
     Degraded,
     Missing,
@@ -27,16 +27,21 @@ pub(crate) fn run() -> ExitCode {
         let arrow = if remedy.is_empty() { "" } else { ": " };
         say(&format!("{word}  {name:<22} {found}{arrow}{remedy}"));
     };
-    kernel(&mut line);
-    cpu(&mut line);
-    system(&mut line);
+    look(&mut line);
     if missing {
         say("the default configuration cannot run here");
     }
     ExitCode::from(u8::from(missing))
 }
 
-type Line<'a> = dyn FnMut(State, &str, String, &str) + 'a;
+/// Looks at everything.
+pub(crate) fn look(line: &mut Line<'_>) {
+    kernel(line);
+    cpu(line);
+    system(line);
+}
+
+pub(crate) type Line<'a> = dyn FnMut(State, &str, String, &str) + 'a;
 
 fn kernel(line: &mut Line<'_>) {
     let probe = Probe::run();

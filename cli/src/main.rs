@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod check;
 mod demo;
 mod doctor;
 mod guest;
+mod meeting;
 mod output;
 mod pki;
 mod transfer;
@@ -24,6 +26,8 @@ pub(crate) enum Failure {
     Sealane(Error),
     /// Ours, in words.
     Text(String),
+    /// What was asked for cannot be meant.
+    Usage(String),
 }
 
 impl From<Error> for Failure {
@@ -36,7 +40,7 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Sealane(error) => error.fmt(f),
-            Self::Text(text) => f.write_str(text),
+            Self::Text(text) | Self::Usage(text) => f.write_str(text),
         }
     }
 }
@@ -57,6 +61,7 @@ impl Failure {
         match self {
             Self::Sealane(error) if error.is_authentication() => 3,
             Self::Sealane(error) if error.is_cancelled() => 4,
+            Self::Usage(_) => 2,
             _ => 1,
         }
     }
@@ -64,10 +69,7 @@ impl Failure {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_env("SEALANE_LOG"))
-        .with_writer(std::io::stderr)
-        .init();
+    tracing_subscriber::fmt().with_env_filter(log_filter()).with_writer(std::io::stderr).init();
     let cancel = Canceller::default();
     if let Err(error) = cancel_on_signals(&cancel) {
         eprintln!("sealane: signals: {error}");
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
     let json = match &arguments.command {
         Command::Send(send) => send.common.json,
         Command::Recv(recv) => recv.common.json,
+        Command::Check(check) => check.json,
         Command::Tunnel(TunnelCommand::Source(source)) => source.tunnel.common.json,
         Command::Tunnel(TunnelCommand::Target(target)) => target.tunnel.common.json,
         _ => false,
@@ -92,6 +95,7 @@ fn main() -> ExitCode {
         }
         Command::Pki(PkiCommand::Check(check)) => return pki::check(&check),
         Command::Pki(PkiCommand::New(new)) => pki::new(&new),
+        Command::Check(check) => check::run(&check, &cancel),
         Command::Doctor => return doctor::run(),
         Command::Man { directory } => clap_mangen::generate_to(Arguments::command(), &directory)
             .map_err(|e| Failure::Text(format!("{}: {e}", directory.display()))),
@@ -103,6 +107,13 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit_code())
         }
     }
+}
+
+/// What SEALANE_LOG says; warnings where it is not set.
+fn log_filter() -> tracing_subscriber::EnvFilter {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing::level_filters::LevelFilter::WARN.into());
+    filter.with_env_var("SEALANE_LOG").from_env_lossy()
 }
 
 /// A signal that repeats another within this time is the same wish: timeout(1) and some shells send

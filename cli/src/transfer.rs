@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use sealane::error::SystemError;
 use sealane::memory::{DirtyBitmap, Region};
-use sealane::{Canceller, LaneStatistics, Listener, OneTimeSecret, Role, Source, Target, dial};
+use sealane::{Canceller, Config, LaneStatistics, Lanes, Role, Source, Target, Trust, dial};
 
 use crate::Failure;
 use crate::arguments::{Common, RecvArguments, SendArguments};
+use crate::meeting::Way;
 use crate::output::{Watch, event, lanes_json, total};
 
 /// The name of the one region that an image is.
@@ -18,12 +19,12 @@ const REGION: &str = "image";
 
 pub(crate) fn send(arguments: &SendArguments, cancel: &Canceller) -> Result<(), Failure> {
     let common = &arguments.common;
-    let secret = OneTimeSecret::read(&common.secret_file)?;
+    let trust = common.trust.trust()?;
     let (file, bytes) = open_image(&arguments.file)?;
     let region = Region::from_file(REGION, file, 0, bytes)?;
     let pages = region.pages();
-    let config = arguments.tuning.config();
-    let lanes = dial(&arguments.to.parse()?, Role::Source, &secret, &config, cancel)?;
+    let config = arguments.tuning.config(&common.meeting);
+    let lanes = meet(common, arguments.to.as_deref(), Role::Source, &trust, &config, cancel)?;
     let provider = lanes.provider();
     let begin = Instant::now();
     let mut source = Source::start(lanes, vec![region], &config, cancel)?;
@@ -34,7 +35,7 @@ pub(crate) fn send(arguments: &SendArguments, cancel: &Canceller) -> Result<(), 
     let report = source.hand_over()?;
     drop(watch);
     finished(common, "sent", bytes, begin, &report.lanes);
-    spend(common)
+    common.trust.spend()
 }
 
 /// A regular file that is not empty, and its size.
@@ -57,18 +58,10 @@ fn open_image(path: &Path) -> Result<(File, u64), Failure> {
 
 pub(crate) fn recv(arguments: &RecvArguments, cancel: &Canceller) -> Result<(), Failure> {
     let common = &arguments.common;
-    let secret = OneTimeSecret::read(&common.secret_file)?;
+    let trust = common.trust.trust()?;
     check_place(arguments)?;
-    let config = arguments.tuning.config();
-    let listener = Listener::bind(&arguments.listen)?;
-    let address = listener.local_address()?.to_string();
-    if common.json {
-        event(&serde_json::json!({ "event": "listening", "address": address }));
-    } else if !common.quiet {
-        eprintln!("listening at {address}");
-    }
-    let lanes = listener.accept(Role::Target, &secret, &config, cancel)?;
-    drop(listener);
+    let config = arguments.tuning.config(&common.meeting);
+    let lanes = meet(common, None, Role::Target, &trust, &config, cancel)?;
     let provider = lanes.provider();
     let begin = Instant::now();
     let mut target = Target::start(lanes, &config, cancel)?;
@@ -104,7 +97,34 @@ pub(crate) fn recv(arguments: &RecvArguments, cancel: &Canceller) -> Result<(), 
     let report = target.done()?;
     drop(watch);
     finished(common, "received", *bytes, begin, &report.lanes);
-    spend(common)
+    common.trust.spend()
+}
+
+/// Opens the lanes, whichever end connects.
+fn meet(
+    common: &Common,
+    to: Option<&str>,
+    role: Role,
+    trust: &Trust,
+    config: &Config,
+    cancel: &Canceller,
+) -> Result<Lanes, Failure> {
+    let way = common.meeting.way(role, to)?;
+    if let Some(address) = way.listens_at() {
+        listening(common, &address);
+    }
+    Ok(match way {
+        Way::Dials(to) => dial(&to, role, trust, config, cancel)?,
+        Way::Listens(listener) => listener.accept(role, trust, config, cancel)?,
+    })
+}
+
+pub(crate) fn listening(common: &Common, address: &str) {
+    if common.json {
+        event(&serde_json::json!({ "event": "listening", "address": address }));
+    } else if !common.quiet {
+        eprintln!("listening at {address}");
+    }
 }
 
 /// Says before anybody connects what would be wrong with FILE at the end.
@@ -265,20 +285,6 @@ fn finished(common: &Common, verb: &str, bytes: u64, begin: Instant, lanes: &[La
             sum.zero_pages,
             lanes.len()
         );
-    }
-}
-
-/// A secret serves one migration.
-pub(crate) fn spend(common: &Common) -> Result<(), Failure> {
-    if common.keep_secret {
-        return Ok(());
-    }
-    match fs::remove_file(&common.secret_file) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::Text(format!(
-            "the transfer is done, but its secret is still there: {}: {e}: remove it",
-            common.secret_file.display()
-        ))),
-        _ => Ok(()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -12,13 +13,14 @@ use sealane::tunnel::{
     ChannelStatistics, LocalListener, TunnelProgress, TunnelReport, TunnelSource, TunnelTarget,
     check_socket_path,
 };
-use sealane::{Canceller, Dial, Error, Listener, OneTimeSecret, Trust};
+use sealane::{Canceller, Config, Error, Role, Trust};
 use serde_json::{Value, json};
 
 use crate::Failure;
-use crate::arguments::{TunnelOptions, TunnelSourceArguments, TunnelTargetArguments};
+use crate::arguments::{Common, TunnelOptions, TunnelSourceArguments, TunnelTargetArguments};
+use crate::meeting::{TrustOptions, Way};
 use crate::output::event;
-use crate::transfer::spend;
+use crate::transfer::listening;
 
 /// How a tunnel ended.
 type Outcome = Result<(), Failure>;
@@ -32,26 +34,40 @@ const AGAIN: Duration = Duration::from_secs(1);
 const OPEN_FILES: u64 = 4096;
 
 pub(crate) fn source(arguments: &TunnelSourceArguments, cancel: &Canceller) -> Outcome {
-    let (options, to) = (&arguments.tunnel, Dial::to(&arguments.to)?);
-    let config = options.tuning.config();
+    let options = &arguments.tunnel;
+    let Common { meeting, trust, .. } = &options.common;
+    let config = options.tuning.config(meeting);
+    let told = Told { options, name: "" };
+    check_secret(options, options.keep, "--keep")?;
     raise_open_files();
     let from = LocalListener::bind(&arguments.from)?;
-    let dial = || -> Result<TunnelSource, Failure> {
-        let secret = OneTimeSecret::read(&options.common.secret_file)?;
-        let tunnel = TunnelSource::dial(&to, &secret, &config, cancel)?;
-        connected(options, tunnel.provider());
+    let way = meeting.way(Role::Source, arguments.to.as_deref())?;
+    if let Some(address) = way.listens_at() {
+        listening(&options.common, &address);
+    }
+    let meet = || -> Result<TunnelSource, Failure> {
+        let tunnel = match &way {
+            Way::Dials(dial) => TunnelSource::dial(dial, trust.trust()?, &config, cancel)?,
+            Way::Listens(listener) => {
+                let trust = again(trust, options.keep)?;
+                TunnelSource::accept(listener, &trust, &config, cancel)?
+            }
+        };
+        told.connected(tunnel.provider());
         Ok(tunnel)
     };
     // Before QEMU is let in: a wrong secret or address is found when it harms nobody.
-    let mut first = Some(dial()?);
+    let mut first = Some(meet()?);
     from.listen()?;
-    listening(options, &format!("unix:{}", from.path().display()));
-    repeat(options, cancel, || {
+    listening(&options.common, &format!("unix:{}", from.path().display()));
+    repeat(&told, cancel, || {
         let tunnel = match first.take() {
             Some(tunnel) => tunnel,
             None => {
-                from.wait(cancel)?;
-                match dial() {
+                if let Way::Dials(_) = way {
+                    from.wait(cancel)?;
+                }
+                match meet() {
                     Ok(tunnel) => tunnel,
                     Err(failure) => {
                         from.turn_away()?; // this migration fails, the next may not
@@ -60,7 +76,7 @@ pub(crate) fn source(arguments: &TunnelSourceArguments, cancel: &Canceller) -> O
                 }
             }
         };
-        let watch = Watch::new(tunnel.progress(), options);
+        let watch = Watch::new(tunnel.progress(), &told);
         let report = tunnel.serve(&from);
         if report.is_err() {
             from.turn_away()?; // what is left of it must not begin the next one
@@ -70,52 +86,173 @@ pub(crate) fn source(arguments: &TunnelSourceArguments, cancel: &Canceller) -> O
 }
 
 pub(crate) fn target(arguments: &TunnelTargetArguments, cancel: &Canceller) -> Outcome {
-    let options = &arguments.tunnel;
-    let config = options.tuning.config();
-    check_socket_path(&arguments.to)?;
+    let (options, to) = (&arguments.tunnel, &arguments.to);
+    let meeting = &options.common.meeting;
+    let several = to.len() > 1;
+    for (name, path) in to {
+        check_socket_path(path)?;
+        if several && (name.is_empty() || to.iter().filter(|(other, _)| other == name).count() > 1)
+        {
+            let text = "several --to want a name each, and each its own: --to NAME=unix:PATH";
+            return Err(Failure::Usage(text.to_owned()));
+        }
+        if !name.is_empty() && !meeting.migration.is_empty() {
+            let text = "name the migration once: --migration NAME, or --to NAME=unix:PATH";
+            return Err(Failure::Usage(text.to_owned()));
+        }
+    }
+    check_secret(options, options.keep, "--keep")?;
+    check_secret(options, several, "several --to")?;
     raise_open_files();
-    let first = OneTimeSecret::read(&options.common.secret_file)?;
-    // One that is kept takes the secret of the day; else its file may go once it was read.
-    let secret = || match options.keep {
-        true => OneTimeSecret::read(&options.common.secret_file).map(Trust::from),
-        false => Ok(first.clone().into()),
+    let way = meeting.way(Role::Target, None)?;
+    // Before anybody is waited for.
+    let trust = again(&options.common.trust, options.keep || several)?;
+    if let Some(address) = way.listens_at() {
+        listening(&options.common, &address);
+    }
+    let serve = |name: &str, path: &Path| {
+        let mut config = options.tuning.config(meeting);
+        if !name.is_empty() {
+            name.clone_into(&mut config.migration_name);
+        }
+        serve_target(&Told { options, name }, &way, &trust, path, &config, cancel)
     };
-    let listener = Listener::bind(&arguments.listen)?;
-    listening(options, &listener.local_address()?.to_string());
-    repeat(options, cancel, || {
-        let tunnel = match TunnelTarget::accept(&listener, &secret, &config, cancel) {
-            Err(error) if options.keep && !error.is_cancelled() => {
-                if !matches!(error, Error::Peer(_)) {
+    let outcomes: Vec<_> = std::thread::scope(|scope| {
+        let serve = &serve;
+        let begin = |(name, path): &'_ (String, PathBuf)| {
+            let (name, path) = (name.clone(), path.clone());
+            scope.spawn(move || serve(&name, &path))
+        };
+        let threads: Vec<_> = to.iter().map(begin).collect();
+        threads.into_iter().map(|thread| thread.join().expect("it does not panic")).collect()
+    });
+    let mut failures = outcomes.into_iter().filter_map(Result::err);
+    let Some(first) = failures.next() else { return Ok(()) };
+    failures.for_each(|failure| failure.tell(options.common.json));
+    Err(first)
+}
+
+fn serve_target(
+    told: &Told<'_>,
+    way: &Way,
+    trust: &dyn Fn() -> sealane::Result<Trust>,
+    to: &Path,
+    config: &Config,
+    cancel: &Canceller,
+) -> Outcome {
+    repeat(told, cancel, || {
+        let met = match way {
+            Way::Listens(listener) => TunnelTarget::accept(listener, trust, config, cancel),
+            Way::Dials(dial) => {
+                trust().and_then(|trust| TunnelTarget::dial(dial, trust, config, cancel))
+            }
+        };
+        let tunnel = match met {
+            Err(error) if told.options.keep && !error.is_cancelled() => {
+                if !matches!((way, &error), (Way::Listens(_), Error::Peer(_))) {
                     std::thread::sleep(AGAIN);
                 }
                 return Ok(Err(error.into()));
             }
-            accepted => accepted?,
+            met => met?,
         };
-        connected(options, tunnel.provider());
-        let watch = Watch::new(tunnel.progress(), options);
-        let report = tunnel.serve(&arguments.to);
+        told.connected(tunnel.provider());
+        let watch = Watch::new(tunnel.progress(), told);
+        let report = tunnel.serve(to);
         Ok(watch.end(report))
+    })
+}
+
+/// A one-time secret is for one migration, unless somebody says otherwise.
+fn check_secret(options: &TunnelOptions, several: bool, what: &str) -> Outcome {
+    let trust = &options.common.trust;
+    if !several || trust.secret_file.is_none() || trust.keep_secret {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "{what} serves several migrations, and a one-time secret is for one: say --keep-secret, or \
+         use certificates"
+    )))
+}
+
+/// What the ends know each other by: read now, and where `keep` says so again whenever it is
+/// asked, so that one that is kept takes the secret of the day. Else its file may go once it was
+/// read.
+fn again(
+    options: &TrustOptions,
+    keep: bool,
+) -> Result<impl Fn() -> sealane::Result<Trust> + Sync + '_, Failure> {
+    let first = options.trust()?;
+    Ok(move || match keep {
+        false => Ok(first.clone()),
+        true => options.trust().map_err(|failure| match failure {
+            Failure::Sealane(error) => error,
+            other => Error::Misuse(other.to_string()),
+        }),
     })
 }
 
 /// Once, or until a signal: then a migration that failed is told and does not end it. What `serve`
 /// fails with itself does: the next one would fail as well.
 fn repeat(
-    options: &TunnelOptions,
+    told: &Told<'_>,
     cancel: &Canceller,
     mut serve: impl FnMut() -> Result<Outcome, Failure>,
 ) -> Outcome {
+    let common = &told.options.common;
+    let mut last = String::new();
     loop {
         let served = serve()?;
-        if !options.keep {
+        if !told.options.keep {
             served?;
-            return spend(&options.common);
+            return common.trust.spend();
         }
         match served {
             Err(failure) if cancel.is_cancelled() => return Err(failure),
-            Err(failure) => failure.tell(options.common.json),
-            Ok(()) => {}
+            Err(failure) => {
+                // One end that waits for the other to come says so once.
+                let text = failure.to_string();
+                if text != last {
+                    failure.tell(common.json);
+                }
+                last = text;
+            }
+            Ok(()) => last.clear(),
+        }
+    }
+}
+
+fn named_event(name: &str, mut said: Value) {
+    if !name.is_empty() {
+        said["migration"] = name.into();
+    }
+    event(&said);
+}
+
+/// What is said of one migration.
+struct Told<'a> {
+    options: &'a TunnelOptions,
+    /// Its name, where several are served at once.
+    name: &'a str,
+}
+
+impl Told<'_> {
+    fn event(&self, said: Value) {
+        named_event(self.name, said);
+    }
+
+    fn line(&self, line: &str) {
+        match self.name {
+            "" => eprintln!("{line}"),
+            name => eprintln!("{name}: {line}"),
+        }
+    }
+
+    fn connected(&self, provider: &str) {
+        if self.options.common.json {
+            self.event(json!({ "event": "connected", "provider": provider }));
+        } else if !self.options.common.quiet {
+            self.line(&format!("connected, sealed by {provider}"));
         }
     }
 }
@@ -130,38 +267,21 @@ fn raise_open_files() {
     }
 }
 
-fn listening(options: &TunnelOptions, address: &str) {
-    if options.common.json {
-        event(&json!({ "event": "listening", "address": address }));
-    } else if !options.common.quiet {
-        eprintln!("listening at {address}");
-    }
-}
-
-fn connected(options: &TunnelOptions, provider: &str) {
-    if options.common.json {
-        event(&json!({ "event": "connected", "provider": provider }));
-    } else if !options.common.quiet {
-        eprintln!("connected, sealed by {provider}");
-    }
-}
-
 /// Shows what the channels do, from a thread of its own.
-struct Watch {
+struct Watch<'a> {
     begin: Instant,
-    json: bool,
-    quiet: bool,
+    told: &'a Told<'a>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
-impl Watch {
-    fn new(progress: TunnelProgress, options: &TunnelOptions) -> Self {
-        let (json, quiet) = (options.common.json, options.common.quiet);
+impl<'a> Watch<'a> {
+    fn new(progress: TunnelProgress, told: &'a Told<'a>) -> Self {
+        let Common { json, quiet, .. } = told.options.common;
         let stop = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || watch(&progress, json, quiet, &seen));
-        Self { begin: Instant::now(), json, quiet, stop, thread }
+        let (seen, name) = (Arc::clone(&stop), told.name.to_owned());
+        let thread = std::thread::spawn(move || watch(&progress, json, quiet, &name, &seen));
+        Self { begin: Instant::now(), told, stop, thread }
     }
 
     /// Ends it, and says how the tunnel did.
@@ -174,24 +294,25 @@ impl Watch {
         };
         let (sent, received) = (sum(|c| c.sent_bytes), sum(|c| c.received_bytes));
         let seconds = self.begin.elapsed().as_secs_f64();
-        if self.json {
-            event(&json!({
+        let Common { json, quiet, .. } = self.told.options.common;
+        if json {
+            self.told.event(json!({
                 "event": "done", "seconds": seconds,
                 "sent_bytes": sent, "received_bytes": received,
                 "target_process": report.watched,
                 "channels": report.channels.iter().map(statistics).collect::<Vec<_>>(),
             }));
-        } else if !self.quiet {
-            eprintln!(
+        } else if !quiet {
+            self.told.line(&format!(
                 "done: {sent} bytes sealed, {received} bytes opened, {} channels, {seconds:.2} s",
                 report.channels.len()
-            );
+            ));
         }
         Ok(())
     }
 }
 
-fn watch(progress: &TunnelProgress, json: bool, quiet: bool, stop: &AtomicBool) {
+fn watch(progress: &TunnelProgress, json: bool, quiet: bool, name: &str, stop: &AtomicBool) {
     let shown = !json && !quiet && std::io::stderr().is_terminal();
     let bar = if shown { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
     let mut rates = Rates::default();
@@ -201,7 +322,7 @@ fn watch(progress: &TunnelProgress, json: bool, quiet: bool, stop: &AtomicBool) 
         let channels = progress.channels();
         for channel in channels.iter().skip(rates.told) {
             if json {
-                event(&json!({ "event": "channel", "channel": channel.number }));
+                named_event(name, json!({ "event": "channel", "channel": channel.number }));
             }
         }
         rates.told = channels.len();
@@ -212,7 +333,7 @@ fn watch(progress: &TunnelProgress, json: bool, quiet: bool, stop: &AtomicBool) 
             next += PROGRESS;
             let figures = rates.look(&channels);
             if json && !channels.is_empty() {
-                event(&progress_event(&channels, &figures));
+                named_event(name, progress_event(&channels, &figures));
             }
             bar.set_message(progress_line(&channels, &figures));
             bar.tick();

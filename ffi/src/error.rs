@@ -141,6 +141,12 @@ mod tests {
         assert_eq!(number(&system(0)), libc::EIO);
         assert!(Failure::from(system(libc::EINVAL)).1.contains("Invalid argument"));
 
+        let refused = PeerError::Certificate("another host".to_owned());
+        assert_eq!(number(&refused.clone().into()), SEALANE_E_NOT_AUTHENTICATED);
+        let refused = io::Error::from(Error::from(refused));
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(Failure::from(refused).0, SEALANE_E_NOT_AUTHENTICATED);
+
         let misuse = Error::Misuse("twice".to_owned());
         assert_eq!(number(&misuse), SEALANE_E_MISUSE);
         assert_eq!(Failure::from(io::Error::from(misuse.clone())).0, SEALANE_E_MISUSE);

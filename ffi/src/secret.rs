@@ -144,8 +144,8 @@ pub unsafe extern "C" fn sealane_canceller_new(out: *mut *mut sealane_canceller)
 }
 
 /// Ends every wait that was given this canceller, with -SEALANE_E_CANCELLED, and those to come. A
-/// name lookup or a connect that is under way is not interrupted; after sealane_source_hand_over
-/// has let go, or sealane_target_ready has returned, it does nothing.
+/// name lookup that is under way is not interrupted; after sealane_source_hand_over has let go, or
+/// sealane_target_ready has returned, it does nothing.
 ///
 /// Returns 0 or -EINVAL.
 ///

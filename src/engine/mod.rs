@@ -26,7 +26,7 @@ use crate::error::{Error, Result, SystemError};
 
 pub use exit::exit_status;
 pub use probe::{MemoryLock, Operation, Probe, lane_locked_bytes};
-pub use pulse::{Pulse, duplicate, set_probe_interval_max};
+pub use pulse::{Pulse, abort, duplicate, set_probe_interval_max};
 pub use ready::{Level, UNSENT_BYTES_MAX, send_room_bytes, set_unsent_limit};
 
 /// What an engine is made of.

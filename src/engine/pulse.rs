@@ -15,8 +15,8 @@ const RTO_MAX_MS: std::ops::RangeInclusive<u128> = 1_000..=120_000;
 /// A host that lives answers retransmissions, and probes of a window that its program keeps
 /// closed, so the kernel's counts of what is unanswered go back to 0; those of a dead host do not.
 /// One probe may go unanswered by a host that lives: it answers two a second at most
-/// (net.ipv4.tcp_invalid_ratelimit). And each is unanswered for a round trip, when the answer to the
-/// one before may be old: so two must stay so for a while.
+/// (net.ipv4.tcp_invalid_ratelimit). And each is unanswered for a round trip, when the answer to
+/// the one before may be old: so two must stay so for a while.
 pub struct Pulse {
     peer_timeout: Duration,
     unanswered_since: Option<Instant>,
@@ -75,6 +75,17 @@ pub fn set_probe_interval_max(socket: &impl AsFd, interval: Duration) {
             size_of_val(&ms) as libc::socklen_t,
         )
     };
+}
+
+/// Ends a connection to a dead host, and gives back what the kernel keeps to send again: slots of
+/// zero-copy sends too, for which an engine would wait when it is dropped.
+pub fn abort(socket: &OwnedFd) {
+    // SAFETY: it has integers only, for which zero is a value.
+    let mut nobody: libc::sockaddr = unsafe { std::mem::zeroed() };
+    nobody.sa_family = libc::AF_UNSPEC as libc::sa_family_t;
+    let length = size_of_val(&nobody) as libc::socklen_t;
+    // SAFETY: `nobody` has the `length` bytes that it says. An error says that it has ended anyway.
+    unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, length) };
 }
 
 /// A descriptor of our own for one that is known by its number alone, as it was passed on a

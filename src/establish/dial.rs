@@ -88,13 +88,7 @@ impl Dial {
             Address::Systemd => Err(listens("systemd passes sockets to the end that listens")),
             Address::Vsock { cid: None, .. } => Err(listens("name the CID of the other end")),
             Address::Net { port: 0, .. } => Err(listens("name the port that it listens at")),
-            Address::Descriptor(number) => {
-                let socket = engine::duplicate(*number).map_err(|e| {
-                    let remedy = "name a descriptor that was passed to this process";
-                    SystemError::from_io("dup", address.to_string(), &e).remedy(remedy)
-                })?;
-                Self::sockets(vec![socket])
-            }
+            Address::Descriptor(number) => Self::sockets(passed_sockets(&[*number])?),
             _ => Ok(Self::by(Way::To { address, from: Local::default() })),
         }
     }
@@ -129,8 +123,8 @@ impl Dial {
     /// listens by a rendezvous. The connections of a session take consecutive ports at both ends,
     /// beginning with these. Of several addresses the first of `local`'s family is meant.
     ///
-    /// A session right after another one may have to wait up to a minute, or take other ports:
-    /// the kernel remembers closed connections (TIME_WAIT).
+    /// A session may follow another one at once: where one kernel remembers the closed connection
+    /// (TIME_WAIT) the other end's try comes through, as long as TCP's timestamps are on.
     ///
     /// # Errors
     ///
@@ -246,6 +240,22 @@ impl fmt::Debug for Dial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Dial({self})")
     }
+}
+
+/// Descriptors of the sockets that were passed to this process under these numbers, which stay as
+/// they are: for [`Dial::sockets`] and [`super::Listener::sockets`].
+///
+/// # Errors
+///
+/// [`Error::System`] where one is no descriptor of this process.
+pub fn passed_sockets(numbers: &[i32]) -> Result<Vec<OwnedFd>> {
+    let passed = |number: &i32| {
+        engine::duplicate(*number).map_err(|e| {
+            let remedy = "name a descriptor that was passed to this process";
+            SystemError::from_io("dup", format!("fd:{number}"), &e).remedy(remedy).into()
+        })
+    };
+    numbers.iter().map(passed).collect()
 }
 
 impl Passed {

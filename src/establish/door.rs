@@ -15,12 +15,11 @@ use nix::sys::socket::{
 use rustix::net::{SocketFlags, accept_with};
 
 use super::address::Address;
-use super::dial::{none_left, open, unblocked};
+use super::dial::{none_left, open, passed_sockets, unblocked};
 use super::options::{check_connected, check_listening, local_address, peer_address, tune_if_tcp};
 use super::rendezvous::{Attempt, Rendezvous};
 use super::unix::{SocketFile, bind_unix, remove_stale};
 use crate::config::Config;
-use crate::engine;
 use crate::error::{ConfigError, Error, Result, SystemError};
 
 /// Connections that may wait to be accepted: every lane of a session may come at once.
@@ -88,8 +87,8 @@ impl Door {
                 (socket, Some(file))
             }
             Address::Vsock { cid, port } => (listen_vsock(*cid, *port, address)?, None),
-            Address::Descriptor(number) => (passed(*number, address)?, None),
-            Address::Systemd => (passed(systemd()?, address)?, None),
+            Address::Descriptor(number) => (passed(*number)?, None),
+            Address::Systemd => (passed(systemd()?)?, None),
         };
         let socket = TcpListener::from(socket);
         socket.set_nonblocking(true).map_err(|e| failed("fcntl", &e))?;
@@ -288,11 +287,8 @@ fn started(socket: &OwnedFd, address: &str) -> Result<()> {
         .map_err(|e| SystemError::from_errno("listen", address, e as i32).into())
 }
 
-fn passed(number: i32, address: &str) -> Result<OwnedFd> {
-    let socket = engine::duplicate(number).map_err(|e| {
-        let remedy = "name a descriptor that was passed to this process";
-        SystemError::from_io("dup", address, &e).remedy(remedy)
-    })?;
+fn passed(number: i32) -> Result<OwnedFd> {
+    let socket = passed_sockets(&[number])?.remove(0);
     check_listening(&socket)?;
     Ok(socket)
 }

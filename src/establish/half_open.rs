@@ -88,8 +88,8 @@ impl Stranger {
             Stage::Tls(greeting) => !greeting.outgoing.is_empty(),
             Stage::Parting(outgoing) => !outgoing.is_empty(),
         };
-        let events = if writes { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
-        (self.socket.as_fd(), events)
+        let out = if writes { PollFlags::POLLOUT } else { PollFlags::empty() };
+        (self.socket.as_fd(), PollFlags::POLLIN | out)
     }
 
     /// Hears what came. `answers_tls` says whether a client of TLS, which speaks no Sealane, is

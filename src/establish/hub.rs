@@ -31,6 +31,8 @@ const QUEUE_MAX: usize = 16;
 /// Connections that are accepted before those that are there are heard.
 const ACCEPTS: usize = 16;
 
+type FirstMessage = [u8; DIALLER_HELLO_BYTES];
+
 /// A door and those who wait at it.
 pub struct Hub {
     porter: Mutex<Porter>,
@@ -51,11 +53,13 @@ struct Board {
     waiting: Vec<Waiting>,
     /// Somebody does the work.
     led: bool,
+    /// How many want to look at the door, or do.
+    looks: usize,
     /// TLS handshakes that have begun since the work was looked at last.
     greeted: Vec<Stranger>,
     /// Authentic first messages that were answered: recorded and sent again they would keep who
     /// waits waiting for a CONFIRM. Only who holds the secret can add to it.
-    answered: VecDeque<[u8; DIALLER_HELLO_BYTES]>,
+    answered: VecDeque<FirstMessage>,
 }
 
 struct Waiting {
@@ -86,7 +90,7 @@ pub enum Wants {
 /// A connection for somebody who waits.
 pub enum Arrival {
     /// It asks for a session, and may be anybody.
-    Open(TcpStream, PeerAddress, Box<[u8; DIALLER_HELLO_BYTES]>, OpenHello),
+    Open(TcpStream, PeerAddress, Box<FirstMessage>, OpenHello),
     /// It has shown who it is by certificates.
     Proven(TcpStream, Box<Caller>),
     /// It asks to join, and may be anybody.
@@ -122,8 +126,10 @@ impl Hub {
         Ok(Arc::new(Self { porter, board, changed, wake }))
     }
 
-    /// Looks at the door.
+    /// Looks at the door. Who waits there lets go of it: a mutex alone would be taken again at
+    /// once, and again.
     pub fn door<T>(&self, look: impl FnOnce(&mut Door) -> T) -> T {
+        let _look = Look::begin(self);
         look(&mut self.porter.lock().expect("no panic while it is held").door)
     }
 
@@ -195,7 +201,7 @@ impl Hub {
     }
 
     /// Gives a connection to whom its first message names.
-    fn sort(&self, socket: TcpStream, address: PeerAddress, message: Box<[u8; DIALLER_HELLO_BYTES]>) {
+    fn sort(&self, socket: TcpStream, address: PeerAddress, message: Box<FirstMessage>) {
         let mut board = self.board();
         let waiting = &mut board.waiting;
         // Of a stranger nothing is logged but that there was one.
@@ -301,7 +307,7 @@ impl Ticket {
             if until.is_over() {
                 return Ok(None);
             }
-            if board.led {
+            if board.led || board.looks > 0 {
                 let waited = hub.changed.wait_timeout(board, TICK);
                 board = waited.expect("no panic while it is held").0;
                 continue;
@@ -377,6 +383,24 @@ struct Led<'a>(&'a Hub);
 impl Drop for Led<'_> {
     fn drop(&mut self) {
         self.0.board().led = false;
+        self.0.changed.notify_all();
+    }
+}
+
+/// Somebody who wants to look at the door; until then nobody begins to work there.
+struct Look<'a>(&'a Hub);
+
+impl<'a> Look<'a> {
+    fn begin(hub: &'a Hub) -> Self {
+        hub.board().looks += 1;
+        let _ = hub.wake.write(1);
+        Self(hub)
+    }
+}
+
+impl Drop for Look<'_> {
+    fn drop(&mut self) {
+        self.0.board().looks -= 1;
         self.0.changed.notify_all();
     }
 }

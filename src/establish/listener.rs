@@ -38,7 +38,8 @@ impl std::fmt::Debug for Listener {
 
 impl Listener {
     /// Listens at `ADDRESS:PORT` (`0.0.0.0:7800`, `[::]:7800`), `unix:PATH`, `vsock:CID:PORT` or
-    /// `vsock:any:PORT`, or with a socket that was passed: `fd:N`, or `systemd` (socket activation).
+    /// `vsock:any:PORT`, or with a socket that was passed: `fd:N`, or `systemd` (socket
+    /// activation).
     ///
     /// A unix socket's file has mode 0600 and goes with this; one that nobody listens at is
     /// replaced.

@@ -12,19 +12,22 @@ mod door;
 mod half_open;
 mod hub;
 mod listener;
+mod negotiate;
 mod options;
 mod rendezvous;
 mod shake;
+mod tls;
 #[cfg(test)]
 mod tests;
 mod unix;
 
 pub use arrival::arrival;
 
-pub use dial::Dial;
+pub use dial::{Dial, passed_sockets};
 pub use listener::{Listener, join};
 pub use options::tune_if_tcp;
-pub use shake::{Session, Shake, Use};
+pub use negotiate::Use;
+pub use shake::{Session, Shake};
 pub use unix::{SocketFile, bind_unix, unix_address, unix_socket};
 
 use std::os::fd::{AsFd, BorrowedFd};

@@ -219,7 +219,7 @@ impl Attempt {
 }
 
 /// A socket at a port that it shares with others of this user.
-fn bound(local: SocketAddr, config: Option<&Config>) -> Result<OwnedFd> {
+pub(super) fn bound(local: SocketAddr, config: Option<&Config>) -> Result<OwnedFd> {
     let family = if local.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = open(family).map_err(|e| failed("socket", local, e))?;
     if let Some(config) = config {

@@ -1,52 +1,28 @@
 //! The handshake over a connected socket, from either side, and the joins of further lanes.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Instant;
 
 use nix::poll::PollFlags;
 
-use super::half_open::PARTING;
 use super::hub::{Caller, Hub, Ticket, Wants};
-use super::{frame_is_allowed, limits_are_allowed, migration_id, wait_one};
+use super::negotiate::{Use, refused};
+use super::{migration_id, wait_one};
 use crate::cancel::Canceller;
-use crate::config::{Config, FRAME_BYTES_MAX, LANES_MAX, STREAMS_MAX};
+use crate::config::{Config, LANES_MAX, STREAMS_MAX};
 use crate::error::{Error, PeerError, Result, SystemError};
 use crate::lane::Lane;
 use crate::seal::{CpuFeatures, Direction, KeyLimits, Opener, Provider, Sealer, SessionSecret};
-use crate::trust::{
-    self, Greeted, JoinRequest, Joined, Opening, Proven, RECORD_HEADER_BYTES, Replied, Spent, Step,
-    TlsDialler, Trust, record_bytes,
-};
+use crate::trust::{self, JoinRequest, Joined, Opening, Replied, Spent, Trust};
 use crate::wire::{
-    Control, DIALLER_HELLO_BYTES, DiallerHello, Features, HEADER_FIXED_BYTES, JOIN_REPLY_BYTES,
-    JoinHello, OPEN_REPLY_BYTES, OpenHello, OpenReply, Opened, PREFIX_BYTES, Prefix, Refusal, Role,
-    TAG_BYTES, VERSION, parse_header,
+    Control, DIALLER_HELLO_BYTES, Features, HEADER_FIXED_BYTES, JOIN_REPLY_BYTES, JoinHello,
+    OPEN_REPLY_BYTES, OpenHello, OpenReply, Opened, PREFIX_BYTES, Prefix, Refusal, Role, TAG_BYTES,
+    VERSION, parse_header,
 };
 
 const CONFIRM_BYTES: usize = PREFIX_BYTES + HEADER_FIXED_BYTES + TAG_BYTES;
-
-/// What a session is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
-    /// A fixed number of lanes that carry pages.
-    Migration,
-    /// As many streams as the dialler opens.
-    Streams,
-    /// Streams that measure the way and carry no guest.
-    Check,
-}
-
-impl Use {
-    fn features(self) -> Features {
-        match self {
-            Self::Migration => Features::default(),
-            Self::Streams => Features::STREAMS,
-            Self::Check => Features::STREAMS.with(Features::CHECK),
-        }
-    }
-}
 
 /// A session that both ends have agreed on: what further lanes are made from.
 pub struct Session {
@@ -147,7 +123,7 @@ impl<'a> Shake<'a> {
         let agrees = !source || (lanes, frame_bytes) == asked;
         if !agrees || !self.allows(lanes, frame_bytes) || !hello.required.has(reply.required) {
             let text = format!(
-                "{lanes} lanes with frames of {frame_bytes} bytes and features {} were not agreed on",
+                "{lanes} lanes, frames of {frame_bytes} bytes and features {} were not agreed on",
                 reply.required
             );
             return Err(PeerError::Protocol(text).into());
@@ -205,88 +181,6 @@ impl<'a> Shake<'a> {
                 tracing::debug!(%error, "no CONFIRM after a first message that verified");
                 Ok(None)
             }
-        }
-    }
-
-    /// The listener reads the first message of whoever dialled a socket that was accepted
-    /// elsewhere, and waits until it has shown who it is.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::open`].
-    pub fn greet(&self, socket: &mut TcpStream, trust: &Trust) -> Result<Caller> {
-        let message = self.first_message(socket)?;
-        let Ok(DiallerHello::Open(hello, ..)) = DiallerHello::parse(&message) else {
-            let reason = "its first message opens no session";
-            return Err(PeerError::NotAuthenticated { reason }.into());
-        };
-        let trust = trust.clone();
-        let mut tls = match trust::greet(&trust, &message, &hello)? {
-            Greeted::Proven(proven) => return Ok(Caller { hello, proven, trust }),
-            Greeted::Tls(tls) => tls,
-        };
-        loop {
-            let record = self.read_record(socket)?;
-            let step = tls.record(&record);
-            let output = tls.output();
-            match step {
-                Ok(step) => {
-                    self.write(socket, &output)?;
-                    if let Step::Done(()) = step {
-                        return Ok(Caller { hello, proven: Proven::Tls(tls), trust });
-                    }
-                }
-                Err(error) => {
-                    self.part(socket, &output);
-                    return Err(error);
-                }
-            }
-        }
-    }
-
-    fn dial_tls(
-        &self,
-        socket: &mut TcpStream,
-        mut tls: Box<TlsDialler>,
-    ) -> Result<(OpenReply, SessionSecret)> {
-        loop {
-            self.write(socket, &tls.output())?;
-            let record = self.read_record(socket)?;
-            match tls.record(&record) {
-                Ok(Step::More) => {}
-                Ok(Step::Done(done)) => {
-                    self.write(socket, &tls.output())?;
-                    return Ok(done);
-                }
-                Err(error) => {
-                    self.part(socket, &tls.output());
-                    return Err(error);
-                }
-            }
-        }
-    }
-
-    /// One record of TLS and no byte more: frames follow the last.
-    fn read_record(&self, socket: &mut TcpStream) -> Result<Vec<u8>> {
-        let mut header = [0; RECORD_HEADER_BYTES];
-        self.read(socket, &mut header)?;
-        let Some(bytes) = record_bytes(&header) else {
-            let reason = "it does not go on with TLS";
-            return Err(PeerError::NotAuthenticated { reason }.into());
-        };
-        let mut record = vec![0; bytes];
-        record[..RECORD_HEADER_BYTES].copy_from_slice(&header);
-        self.read(socket, &mut record[RECORD_HEADER_BYTES..])?;
-        Ok(record)
-    }
-
-    /// Says the last word, an alert, and gives the other end time to read it: a close with unread
-    /// bytes would reset the connection.
-    fn part(&self, socket: &mut TcpStream, last: &[u8]) {
-        let deadline = self.deadline.min(Instant::now() + PARTING);
-        let shake = Shake { deadline, ..*self };
-        if shake.write(socket, last).is_ok() && socket.shutdown(Shutdown::Write).is_ok() {
-            while shake.read(socket, &mut [0]).is_ok() {}
         }
     }
 
@@ -354,60 +248,6 @@ impl<'a> Shake<'a> {
         Session { secret, role, provider, lanes, frame_bytes, spent, ticket }
     }
 
-    /// A refusal, with what this end allows.
-    pub(super) fn refuse(&self, hello: &OpenHello, why: Refusal) -> OpenReply {
-        let streams = hello.required.has(Features::STREAMS);
-        OpenReply {
-            refusal: Some(why),
-            version: VERSION,
-            lanes: if streams { 0 } else { LANES_MAX },
-            frame_bytes: FRAME_BYTES_MAX as u32,
-            required: self.purpose.features(),
-            supported: Features::KNOWN,
-        }
-    }
-
-    fn decide(&self, hello: &OpenHello) -> OpenReply {
-        let uses = Features::STREAMS.with(Features::CHECK);
-        let required = self.purpose.features();
-        let other_use = hello.required.without(uses.without(required)) != hello.required
-            || !hello.required.has(required);
-        let why = if hello.version != VERSION {
-            Refusal::Version
-        } else if hello.role == self.role {
-            Refusal::Role
-        } else if !Features::KNOWN.has(hello.required) {
-            Refusal::Features
-        } else if other_use {
-            Refusal::Use
-        } else if hello.migration_id != migration_id(&self.config.migration_name) {
-            Refusal::MigrationId
-        } else {
-            return self.accept(hello);
-        };
-        self.refuse(hello, why)
-    }
-
-    fn accept(&self, hello: &OpenHello) -> OpenReply {
-        let lanes = if self.purpose == Use::Migration { self.config.lanes } else { 0 };
-        let (lanes, frame_bytes) = match self.role {
-            Role::Source => (lanes, self.config.frame_bytes as u32),
-            Role::Target => (hello.lanes, hello.frame_bytes),
-        };
-        if !self.allows(lanes, frame_bytes as usize) {
-            return self.refuse(hello, Refusal::Limits);
-        }
-        let (required, supported) = (self.purpose.features(), Features::KNOWN);
-        OpenReply { refusal: None, version: VERSION, lanes, frame_bytes, required, supported }
-    }
-
-    fn allows(&self, lanes: u16, frame_bytes: usize) -> bool {
-        match self.purpose {
-            Use::Migration => limits_are_allowed(lanes, frame_bytes),
-            Use::Streams | Use::Check => lanes == 0 && frame_is_allowed(frame_bytes),
-        }
-    }
-
     /// Sends CONFIRM and waits for the other end's (W-27).
     fn confirm(&self, mut socket: TcpStream, keys: (Sealer, Opener), lane: u16) -> Result<Lane> {
         let (mut sealer, mut opener) = keys;
@@ -434,7 +274,7 @@ impl<'a> Shake<'a> {
         Ok(Lane { index: lane, socket: Arc::new(socket.into()), sealer, opener })
     }
 
-    fn write(&self, socket: &mut TcpStream, bytes: &[u8]) -> Result<()> {
+    pub(super) fn write(&self, socket: &mut TcpStream, bytes: &[u8]) -> Result<()> {
         self.each(socket, PollFlags::POLLOUT, bytes.len(), |socket, from| {
             socket.write(&bytes[from..])
         })
@@ -493,29 +333,6 @@ impl<'a> Shake<'a> {
             }
         }
         Ok(())
-    }
-}
-
-/// A refusal in words, the same at both ends: `hello` is the dialler's, `reply` the listener's.
-fn refused(hello: &OpenHello, reply: &OpenReply, why: Refusal) -> String {
-    let text = why.text();
-    match why {
-        Refusal::Version => format!(
-            "{text}: the end that dials speaks version {}, the end that listens version {}: run the \
-             same release at both ends",
-            hello.version, reply.version
-        ),
-        Refusal::Features => format!(
-            "{text}: the end that dials requires {} and would use {}; the end that listens requires \
-             {} and has {}: run the same release at both ends",
-            hello.required, hello.optional, reply.required, reply.supported
-        ),
-        Refusal::Limits => format!(
-            "{text}: {} lanes with frames of {} bytes were asked for, at most {} with {} are allowed",
-            hello.lanes, hello.frame_bytes, reply.lanes, reply.frame_bytes
-        ),
-        Refusal::Unknown(code) => format!("{text}, {VERSION}: it speaks {} (reason {code})", reply.version),
-        _ => text.to_owned(),
     }
 }
 

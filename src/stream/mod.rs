@@ -352,6 +352,9 @@ impl Drop for Inside<'_> {
 /// The connection ends with it, also where somebody holds another descriptor of the socket.
 impl Drop for Stream {
     fn drop(&mut self) {
+        if lock(&self.writing).is_silent() || lock(&self.reading).is_silent() {
+            engine::abort(&self.socket);
+        }
         engine::shutdown(&self.socket);
     }
 }
@@ -430,6 +433,10 @@ struct Failure {
 impl Failure {
     fn again(&self) -> io::Error {
         io::Error::new(self.kind, self.error.clone())
+    }
+
+    fn is_silent(&self) -> bool {
+        matches!(self.error, Error::Peer(PeerError::Silent { .. }))
     }
 
     /// Keeps an error that is given out now, to give it out again.

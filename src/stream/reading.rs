@@ -192,6 +192,11 @@ impl Reading {
         self.available() > 0 || self.ended || self.failed.is_some() || self.receiver.has_event()
     }
 
+    /// Whether the other host was found dead.
+    pub(super) fn is_silent(&self) -> bool {
+        self.failed.as_ref().is_some_and(Failure::is_silent)
+    }
+
     pub(super) fn statistics(&self) -> (u64, u64, EngineStatistics) {
         let (bytes, _, frames, engine) = self.receiver.statistics();
         (bytes, frames, engine)

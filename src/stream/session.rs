@@ -177,6 +177,11 @@ impl Streams {
         &self.0.config
     }
 
+    /// Whether this end dials further connections.
+    pub(crate) fn dials(&self) -> bool {
+        self.0.dial.is_some()
+    }
+
     pub(crate) fn dial_lane(
         dial: &Dial,
         role: Role,

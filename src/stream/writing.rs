@@ -163,6 +163,11 @@ impl Writing {
         Ok(())
     }
 
+    /// Whether the other host was found dead.
+    pub(super) fn is_silent(&self) -> bool {
+        self.failed.as_ref().is_some_and(Failure::is_silent)
+    }
+
     pub(super) fn statistics(&self) -> (u64, u64, EngineStatistics) {
         let (.., engine) = self.sender.statistics();
         (self.bytes, self.sender.frames(), engine)

@@ -133,6 +133,16 @@ impl From<&Trust> for Trust {
     }
 }
 
+/// The listener's side of Noise alone, for tests of what it may answer.
+#[cfg(test)]
+pub fn noise_listener(
+    secret: &OneTimeSecret,
+    clear: &[u8; crate::wire::OPEN_CLEAR_BYTES],
+    proof: &[u8; crate::wire::PROOF_BYTES],
+) -> Result<noise::Listener> {
+    noise::Listener::new(secret, clear, proof)
+}
+
 fn not_authenticated(reason: &'static str) -> Error {
     PeerError::NotAuthenticated { reason }.into()
 }

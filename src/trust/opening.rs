@@ -13,7 +13,7 @@ use crate::wire::{
 /// The dialler's side, after its first message.
 pub enum Opening {
     /// The answer is one message.
-    Secret(noise::Dialler),
+    Secret(Box<noise::Dialler>),
     /// TLS records follow.
     Tls(Box<TlsDialler>),
 }
@@ -30,7 +30,7 @@ impl Opening {
         let (secret, certificates) = match &trust.0 {
             Of::Secret(secret) => {
                 let (dialler, message) = noise::Dialler::new(secret, hello)?;
-                return Ok((Self::Secret(dialler), message));
+                return Ok((Self::Secret(Box::new(dialler)), message));
             }
             Of::Certificates(certificates) => (None, certificates),
             Of::Both(secret, certificates) => (Some(secret), certificates),
@@ -57,7 +57,7 @@ pub enum Greeted {
 /// The listener's side, once the dialler has shown who it is.
 pub enum Proven {
     /// By the one-time secret alone.
-    Secret(noise::Listener),
+    Secret(Box<noise::Listener>),
     /// By certificates.
     Tls(Box<TlsListener>),
 }
@@ -109,7 +109,7 @@ pub fn greet(
         let reason = match hello.trust {
             TrustKind::Secret => "it has a one-time secret alone, this end has certificates",
             TrustKind::Certificates => "it has certificates alone, this end has a one-time secret",
-            TrustKind::Both => "it has a one-time secret and certificates, this end has one of them",
+            TrustKind::Both => "it has a one-time secret and certificates, this end one of them",
         };
         return Err(not_authenticated(reason));
     }
@@ -118,7 +118,7 @@ pub fn greet(
     let (secret, certificates) = match &trust.0 {
         Of::Secret(secret) => {
             let listener = noise::Listener::new(secret, clear, proof)?;
-            return Ok(Greeted::Proven(Proven::Secret(listener)));
+            return Ok(Greeted::Proven(Proven::Secret(Box::new(listener))));
         }
         Of::Certificates(certificates) => (None, certificates),
         Of::Both(secret, certificates) => (Some(secret), certificates),

@@ -15,6 +15,8 @@ use crate::seal::SessionSecret;
 /// Fewest bytes of a secret: 256 bits.
 const SECRET_BYTES_MIN: usize = 32;
 const SECRET_BYTES_MAX: usize = 64;
+/// Most bytes of a file that holds secrets.
+const FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// The secret that the control plane hands to both hosts, for one migration. Erased on drop.
 ///
@@ -76,13 +78,15 @@ impl OneTimeSecret {
     ///
     /// [`Error::Config`] where that is not what it holds.
     pub fn from_text(text: &str) -> Result<Self> {
-        let mut lines =
-            text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+        let mut lines = lines(text);
         let line = lines.next().ok_or_else(|| unfit("nothing".to_owned()))?;
         if lines.next().is_some() {
-            return Err(unfit("several lines".to_owned()));
+            return Err(unfit("several lines: --psk-identity says which is meant".to_owned()));
         }
-        let hex = line.rsplit_once(':').map_or(line, |(_, hex)| hex);
+        Self::from_hex(line.rsplit_once(':').map_or(line, |(_, hex)| hex))
+    }
+
+    fn from_hex(hex: &str) -> Result<Self> {
         let mut bytes = Zeroizing::new(Vec::with_capacity(hex.len() / 2));
         for pair in hex.as_bytes().chunks(2) {
             match (pair.len(), std::str::from_utf8(pair).map(|p| u8::from_str_radix(p, 16))) {
@@ -100,45 +104,70 @@ impl OneTimeSecret {
     /// [`Error::System`] where it cannot be read, [`Error::Config`] where others may read it or
     /// it holds no secret.
     pub fn read(path: &Path) -> Result<Self> {
+        Self::from_text(&read_private(path)?).map_err(|error| found_in(error, path))
+    }
+
+    /// Reads the secret of one identity from a file of lines `identity:hex`, as QEMU's
+    /// tls-creds-psk has in `keys.psk`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`]; [`Error::Config`] with the identities that are there where this one is
+    /// not, or is there twice.
+    pub fn read_identity(path: &Path, identity: &str) -> Result<Self> {
+        let text = read_private(path)?;
+        let named: Vec<_> = lines(&text).filter_map(|line| line.rsplit_once(':')).collect();
+        let mut own = named.iter().filter(|(name, _)| *name == identity);
+        match (own.next(), own.next()) {
+            (Some((_, hex)), None) => Self::from_hex(hex).map_err(|error| found_in(error, path)),
+            (first, _) => {
+                let names: Vec<_> = named.iter().map(|(name, _)| *name).collect();
+                let count = if first.is_some() { "several" } else { "no" };
+                Err(Error::Config(ConfigError {
+                    key: "secret",
+                    found: format!(
+                        "{count} lines of {identity:?} in {}, which has {names:?}",
+                        path.display()
+                    ),
+                    wanted: "one line identity:hex".to_owned(),
+                    remedy: "name one of its identities with --psk-identity".to_owned(),
+                }))
+            }
+        }
+    }
+
+    /// Removes what a completed migration has used: the file, or the line of one identity where
+    /// others are beside it. One that is gone already is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`]: the secret is still there.
+    pub fn remove(path: &Path, identity: Option<&str>) -> Result<()> {
         let shown = path.display().to_string();
-        let system = |operation, e: &std::io::Error| SystemError::from_io(operation, &shown, e);
-        // A FIFO would wait for a writer in open(2).
-        let mut options = OpenOptions::new();
-        let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|e| {
-            system("open", &e)
-                .remedy("make one with `sealane secret new` and copy it to both hosts")
-        })?;
-        // Of the open file and not of the path, which somebody could exchange in between.
-        let metadata = file.metadata().map_err(|e| system("stat", &e))?;
-        if !metadata.is_file() {
-            return Err(unfit(format!("{shown}, which is no regular file")));
-        }
-        if metadata.mode() & 0o077 != 0 {
-            return Err(Error::Config(ConfigError {
-                key: "secret file",
-                found: format!("{shown} with mode {:04o}", metadata.mode() & 0o7777),
-                wanted: "a file that only its owner can read (mode 0600)".to_owned(),
-                remedy: format!(
-                    "make a new secret: others may have read this one; else chmod 600 {shown}"
-                ),
-            }));
-        }
-        if metadata.len() > 4096 {
-            return Err(unfit(format!("{shown} of {} bytes", metadata.len())));
-        }
-        let text = match std::io::read_to_string(file) {
-            Ok(text) => Zeroizing::new(text),
-            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
-                return Err(unfit(format!("{shown}, which is no text")));
-            }
-            Err(e) => return Err(system("read", &e).into()),
+        let failed = |operation, e: &std::io::Error| {
+            let remedy = "the migration is done, and its secret is still there: remove it";
+            SystemError::from_io(operation, &shown, e).remedy(remedy)
         };
-        Self::from_text(&text).map_err(|error| match error {
-            Error::Config(e) => {
-                Error::Config(ConfigError { found: format!("{} in {shown}", e.found), ..e })
+        let rest = match identity.map(|identity| (identity, read_private(path))) {
+            None => Zeroizing::default(),
+            Some((_, Err(Error::System(e)))) if e.errno == libc::ENOENT => return Ok(()),
+            Some((identity, text)) => {
+                let text = text?;
+                let own = |line: &&str| line.rsplit_once(':').is_some_and(|(n, _)| n == identity);
+                let others: Vec<_> = text.lines().filter(|line| !own(&line.trim())).collect();
+                Zeroizing::new(others.iter().map(|line| format!("{line}\n")).collect::<String>())
             }
-            error => error,
-        })
+        };
+        if lines(&rest).next().is_some() {
+            replace(path, &rest).map_err(|e| failed("write", &e))?;
+            return Ok(());
+        }
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(failed("unlink", &e).into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The secret as hexadecimal digits. Whoever sees them can take the guest.
@@ -208,6 +237,75 @@ impl std::fmt::Debug for OneTimeSecret {
     }
 }
 
+/// The lines that say something.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+}
+
+/// The text of a file that nobody but its owner may read.
+fn read_private(path: &Path) -> Result<Zeroizing<String>> {
+    let shown = path.display().to_string();
+    let system = |operation, e: &std::io::Error| SystemError::from_io(operation, &shown, e);
+    // A FIFO would wait for a writer in open(2).
+    let mut options = OpenOptions::new();
+    let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|e| {
+        system("open", &e).remedy("make one with `sealane secret new` and copy it to both hosts")
+    })?;
+    // Of the open file and not of the path, which somebody could exchange in between.
+    let metadata = file.metadata().map_err(|e| system("stat", &e))?;
+    if !metadata.is_file() {
+        return Err(unfit(format!("{shown}, which is no regular file")));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        return Err(Error::Config(ConfigError {
+            key: "secret file",
+            found: format!("{shown} with mode {:04o}", metadata.mode() & 0o7777),
+            wanted: "a file that only its owner can read (mode 0600)".to_owned(),
+            remedy: format!(
+                "make a new secret: others may have read this one; else chmod 600 {shown}"
+            ),
+        }));
+    }
+    if metadata.len() > FILE_BYTES_MAX {
+        return Err(unfit(format!("{shown} of {} bytes", metadata.len())));
+    }
+    match std::io::read_to_string(file) {
+        Ok(text) => Ok(Zeroizing::new(text)),
+        Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+            Err(unfit(format!("{shown}, which is no text")))
+        }
+        Err(e) => Err(system("read", &e).into()),
+    }
+}
+
+/// Puts another text in the place of a file's, whole or not at all, as private and of the same
+/// owner.
+fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    let was = std::fs::metadata(path)?;
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(0o600).open(&beside)?;
+    let written = std::os::unix::fs::fchown(&file, Some(was.uid()), Some(was.gid()))
+        .and_then(|()| file.write_all(text.as_bytes()))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::rename(&beside, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&beside); // what went wrong is told
+    }
+    written
+}
+
+fn found_in(error: Error, path: &Path) -> Error {
+    match error {
+        Error::Config(e) => {
+            let found = format!("{} in {}", e.found, path.display());
+            Error::Config(ConfigError { found, ..e })
+        }
+        error => error,
+    }
+}
+
 fn unfit(found: String) -> Error {
     Error::Config(ConfigError {
         key: "secret",
@@ -238,6 +336,32 @@ mod tests {
         let refused = OneTimeSecret::read(&path).unwrap_err().to_string();
         assert!(refused.contains("0640") && refused.contains("0600"), "{refused}");
         assert_eq!(format!("{secret:?}"), "OneTimeSecret(..)");
+    }
+
+    #[test]
+    fn one_identity_of_a_psk_file_is_read_and_its_line_alone_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys.psk");
+        let (one, two) = ("ab".repeat(32), "cd".repeat(32));
+        let text = format!("# of two guests\nqemu:{one}\na:b:{two}\n");
+        fs::write(&path, &text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let read = |identity| OneTimeSecret::read_identity(&path, identity);
+        assert_eq!(*read("qemu").unwrap().to_text(), one);
+        assert_eq!(*read("a:b").unwrap().to_text(), two);
+        let error = read("other").unwrap_err().to_string();
+        assert!(error.contains("qemu") && error.contains("--psk-identity"), "{error}");
+        assert!(!error.contains(&one), "{error}");
+        assert!(OneTimeSecret::read(&path).unwrap_err().to_string().contains("--psk-identity"));
+
+        OneTimeSecret::remove(&path, Some("qemu")).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("# of two guests\na:b:{two}\n"));
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        read("qemu").unwrap_err();
+        OneTimeSecret::remove(&path, Some("a:b")).unwrap();
+        assert!(!path.exists());
+        OneTimeSecret::remove(&path, Some("a:b")).unwrap();
+        OneTimeSecret::remove(&path, None).unwrap();
     }
 
     #[test]

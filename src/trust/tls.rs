@@ -209,7 +209,8 @@ impl Common {
         reply: &OpenReply,
         export: impl FnOnce(&mut [u8], &[u8], &[u8]) -> Result<(), rustls::Error>,
     ) -> Result<SessionSecret> {
-        let context = Sha256::new().chain_update(self.hello).chain_update(reply.encode()).finalize();
+        let said = Sha256::new().chain_update(self.hello).chain_update(reply.encode());
+        let context = said.finalize();
         let mut exported = Zeroizing::new([0; 64]);
         export(&mut exported[..], b"EXPORTER-sealane session", &context).map_err(internal)?;
         Ok(match &self.secret {

@@ -53,8 +53,14 @@ impl Voice {
         let said = speaker.say(end, &[], Instant::now() + GRACE)?;
         speaker.ended = true;
         // So little always fits the socket of an end that listens.
-        let text = "it does not take the end of the tunnel";
-        if said { Ok(()) } else { Err(PeerError::Protocol(text.to_owned()).into()) }
+        if said { Ok(()) } else { Err(protocol("it does not take the end of the tunnel")) }
+    }
+
+    /// That so many channels are to be there: the other end dials.
+    pub(super) fn want(&self, channels: u16) -> Result<()> {
+        let said = self.speaker().say(Control::Want { channels }, &[], Instant::now() + GRACE)?;
+        let text = "it does not take the wish for a channel";
+        if said { Ok(()) } else { Err(protocol(text)) }
     }
 
     /// Why this end gives up. Whoever does not take it will see the connections end.
@@ -99,9 +105,11 @@ impl Speaker {
 }
 
 /// Hears the other end, and says that this one lives, until both have said their last word.
+/// `dials`: it is this one that dials where the other wants a channel.
 pub(super) fn hear(
     shared: &Shared,
     config: &Config,
+    dials: bool,
     socket: Arc<OwnedFd>,
     opener: Opener,
 ) -> Result<()> {
@@ -113,6 +121,7 @@ pub(super) fn hear(
         match receiver.next(false, Some(said + HEARTBEAT)) {
             Ok(StreamEvent::Nothing) => {}
             Ok(StreamEvent::Control(Control::Heartbeat)) => heard = Instant::now(),
+            Ok(StreamEvent::Control(Control::Want { channels })) if dials => shared.want(channels),
             // Both have said their last word: how the other end goes is no failure.
             _ if shared.is_agreed() => return Ok(()),
             Ok(StreamEvent::Cancelled(reason)) => return Err(ended_by_peer(&reason)),
@@ -199,7 +208,7 @@ mod tests {
         let (shared, near, peer, far) = ends(&config);
         let heard = std::thread::spawn({
             let shared = Arc::clone(&shared);
-            move || hear(&shared, &Config::default(), near, opener())
+            move || hear(&shared, &Config::default(), false, near, opener())
         });
         peer.end().unwrap();
         while !shared.peer_ended() {

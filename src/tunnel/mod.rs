@@ -4,10 +4,11 @@
 //!  source's QEMU ==unix==> TunnelSource ==sealed lanes==> TunnelTarget ==unix==> target's QEMU
 //! ```
 //!
-//! All lanes are of one session. Lane 0 is the tunnel's own: the ends say there that they are
-//! alive, that all is over, or why they give up. Each connection that the source's hypervisor
-//! opens becomes the next lane, and the far end connects to the target's hypervisor for it, in
-//! the same order: the main channel, multifd channels, postcopy-preempt.
+//! All lanes are of one session, whichever end dialled it. Lane 0 is the tunnel's own: the ends
+//! say there that they are alive, that all is over, or why they give up. Each connection that the
+//! source's hypervisor opens becomes the next lane, and the far end connects to the target's
+//! hypervisor for it, in the same order: the main channel, multifd channels, postcopy-preempt.
+//! Where the target's end dials, the source's says on lane 0 how many lanes it wants.
 //!
 //! # Ends
 //!
@@ -32,14 +33,14 @@ use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::cancel::Canceller;
 use crate::config::Config;
 use crate::engine::EngineStatistics;
-use crate::error::{Result, SystemError};
+use crate::error::{PeerError, Result, SystemError};
 use crate::establish::{Dial, Listener, Use};
 use crate::lane::Lane;
 use crate::stream::Streams;
@@ -94,13 +95,12 @@ impl TunnelProgress {
     }
 }
 
-/// The end at the source's host: dials.
+/// The end at the source's host. It dials, or listens for the other end.
 pub struct TunnelSource {
     end: End,
-    dial: Dial,
 }
 
-/// The end at the target's host: listens.
+/// The end at the target's host. It listens, or dials the other end.
 pub struct TunnelTarget {
     end: End,
 }
@@ -124,9 +124,21 @@ impl TunnelSource {
         config: &Config,
         cancel: &Canceller,
     ) -> Result<Self> {
-        let (streams, lane) =
-            Streams::dial_lane(dial, Role::Source, Use::Streams, trust, config, cancel)?;
-        Ok(Self { end: End::new(streams, lane, cancel)?, dial: dial.clone() })
+        End::dial(dial, Role::Source, trust.into(), config, cancel).map(|end| Self { end })
+    }
+
+    /// Waits for the other end to dial, as [`TunnelTarget::accept`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Listener::accept`], and what `trust` says.
+    pub fn accept(
+        listener: &Listener,
+        trust: &dyn Fn() -> Result<Trust>,
+        config: &Config,
+        cancel: &Canceller,
+    ) -> Result<Self> {
+        End::accept(listener, Role::Source, trust, config, cancel).map(|end| Self { end })
     }
 
     /// Its channels.
@@ -176,9 +188,27 @@ impl TunnelSource {
     }
 
     fn open(&self, local: OwnedFd, from: &LocalListener) -> Result<()> {
-        let lane = self.end.streams.dial_next_lane(&self.end.shared.cancel)?;
+        let End { streams, shared } = &self.end;
+        let lane = match streams.dials() {
+            true => streams.dial_next_lane(&shared.cancel)?,
+            false => self.ask_for_lane()?,
+        };
         let place = format!("unix:{}", from.path().display());
         self.end.open(Role::Source, lane, local, &place)
+    }
+
+    /// The other end dials where it is told to.
+    fn ask_for_lane(&self) -> Result<Lane> {
+        let End { streams, shared } = &self.end;
+        let channels = shared.channels().len() + 1;
+        shared.voice.want(u16::try_from(channels).unwrap_or(u16::MAX))?;
+        let patience = streams.config().handshake_timeout;
+        let deadline = Instant::now() + patience;
+        let over = || shared.is_stopped() || Instant::now() >= deadline;
+        streams.next_lane_until(&shared.cancel, over)?.ok_or_else(|| {
+            let (phase, waited_s) = ("while a further lane was to join", patience.as_secs());
+            PeerError::Silent { lane: 0, phase, waited_s }.into()
+        })
     }
 }
 
@@ -236,9 +266,21 @@ impl TunnelTarget {
         config: &Config,
         cancel: &Canceller,
     ) -> Result<Self> {
-        let (streams, lane) =
-            listener.accept_lane(Role::Target, Use::Streams, trust, config, cancel)?;
-        Ok(Self { end: End::new(streams, lane, cancel)? })
+        End::accept(listener, Role::Target, trust, config, cancel).map(|end| Self { end })
+    }
+
+    /// Connects to the other end, which listens, and opens the session.
+    ///
+    /// # Errors
+    ///
+    /// As [`TunnelSource::dial`].
+    pub fn dial(
+        dial: &Dial,
+        trust: impl Into<Trust>,
+        config: &Config,
+        cancel: &Canceller,
+    ) -> Result<Self> {
+        End::dial(dial, Role::Target, trust.into(), config, cancel).map(|end| Self { end })
     }
 
     /// Its channels.
@@ -285,9 +327,16 @@ impl TunnelTarget {
 
     /// Waits for one more channel, or until there is something else to look at.
     fn next_channel(&self, to: &Path) -> Result<()> {
-        let End { streams, shared, .. } = &self.end;
+        let End { streams, shared } = &self.end;
         let over = || shared.is_stopped() || shared.peer_ended();
-        let Some(lane) = streams.next_lane_until(&shared.cancel, over)? else {
+        let lane = match streams.dials() {
+            true if shared.channels().len() < shared.wanted() => {
+                Some(streams.dial_next_lane(&shared.cancel)?)
+            }
+            true => None,
+            false => streams.next_lane_until(&shared.cancel, over)?,
+        };
+        let Some(lane) = lane else {
             // Channels may be ending still.
             let _ = poll(&mut [PollFd::new(shared.changed(), PollFlags::POLLIN)], tick());
             shared.heed();
@@ -300,13 +349,35 @@ impl TunnelTarget {
 }
 
 impl End {
+    fn dial(
+        dial: &Dial,
+        role: Role,
+        trust: Trust,
+        config: &Config,
+        cancel: &Canceller,
+    ) -> Result<Self> {
+        let (streams, lane) = Streams::dial_lane(dial, role, Use::Streams, trust, config, cancel)?;
+        Self::new(streams, lane, cancel)
+    }
+
+    fn accept(
+        listener: &Listener,
+        role: Role,
+        trust: &dyn Fn() -> Result<Trust>,
+        config: &Config,
+        cancel: &Canceller,
+    ) -> Result<Self> {
+        let (streams, lane) = listener.accept_lane(role, Use::Streams, trust, config, cancel)?;
+        Self::new(streams, lane, cancel)
+    }
+
     fn new(streams: Streams, lane: Lane, cancel: &Canceller) -> Result<Self> {
         let Lane { socket, sealer, opener, .. } = lane;
         let voice = Voice::new(streams.config(), Arc::clone(&socket), sealer)?;
         let shared = Shared::new(voice, Arc::clone(&socket), cancel)?;
-        let config = streams.config().clone();
+        let (config, dials) = (streams.config().clone(), streams.dials());
         shared.spawn("tunnel".to_owned(), move |shared| {
-            control::hear(shared, &config, socket, opener)
+            control::hear(shared, &config, dials, socket, opener)
         })?;
         Ok(Self { streams, shared })
     }
@@ -337,7 +408,7 @@ impl End {
 
 impl fmt::Debug for TunnelSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TunnelSource").field("dial", &self.dial).finish_non_exhaustive()
+        f.debug_struct("TunnelSource").finish_non_exhaustive()
     }
 }
 

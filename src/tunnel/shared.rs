@@ -2,7 +2,7 @@
 
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -23,6 +23,8 @@ pub(super) struct Shared {
     error: FirstError,
     stopped: AtomicBool,
     peer_ended: AtomicBool,
+    /// Channels that the source's end has asked for.
+    wanted: AtomicUsize,
     /// Readable since something happened that the serving thread waits for.
     changed: EventFd,
     channels: Mutex<Vec<Arc<Channel>>>,
@@ -44,6 +46,7 @@ impl Shared {
             error: FirstError::default(),
             stopped: AtomicBool::new(false),
             peer_ended: AtomicBool::new(false),
+            wanted: AtomicUsize::new(0),
             changed,
             channels: Mutex::default(),
             threads: Mutex::default(),
@@ -120,6 +123,16 @@ impl Shared {
 
     pub(super) fn peer_ended(&self) -> bool {
         self.peer_ended.load(Ordering::Acquire)
+    }
+
+    /// The source's end wants so many channels, and wakes who dials.
+    pub(super) fn want(&self, channels: u16) {
+        self.wanted.fetch_max(channels.into(), Ordering::AcqRel);
+        self.wake();
+    }
+
+    pub(super) fn wanted(&self) -> usize {
+        self.wanted.load(Ordering::Acquire)
     }
 
     /// All is well and both ends have said so.

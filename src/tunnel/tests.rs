@@ -34,8 +34,18 @@ impl Rig {
         Self::with(Config { engine, ..Config::default() }, |address| address.to_owned())
     }
 
+    /// The target's end dials.
+    fn reversed(engine: EngineChoice) -> Self {
+        let config = Config { engine, ..Config::default() };
+        Self::between(config, Role::Target, |address| address.to_owned())
+    }
+
     /// `through` gives the address that the source dials for that of the target.
     fn with(config: Config, through: impl FnOnce(&str) -> String) -> Self {
+        Self::between(config, Role::Source, through)
+    }
+
+    fn between(config: Config, dials: Role, through: impl FnOnce(&str) -> String) -> Self {
         let place = tempfile::tempdir().unwrap();
         let secret = OneTimeSecret::generate().unwrap();
         let cancel = Canceller::default();
@@ -46,17 +56,30 @@ impl Rig {
         let (far_ended, far_end) = channel();
         let (far_began, far_progress) = channel();
         let (theirs, own) = (secret.clone(), config.clone());
+        let (door, dial) = (listener.clone(), through(&address).parse::<Dial>().unwrap());
+        let reached = dial.clone();
         let far = std::thread::spawn(move || {
             let cancel = Canceller::default();
-            let tunnel =
-                TunnelTarget::accept(&listener, &|| Ok((&theirs).into()), &own, &cancel).unwrap();
+            let tunnel = match dials {
+                Role::Source => {
+                    TunnelTarget::accept(&door, &|| Ok((&theirs).into()), &own, &cancel)
+                }
+                Role::Target => TunnelTarget::dial(&reached, &theirs, &own, &cancel),
+            };
+            let tunnel = tunnel.unwrap();
+            drop(door);
             far_began.send(tunnel.progress()).unwrap();
             let _ = far_ended.send(tunnel.serve(&to));
         });
         let from = LocalListener::bind(&place.path().join("source")).unwrap();
-        let tunnel =
-            TunnelSource::dial(&through(&address).parse().unwrap(), &secret, &config, &cancel)
-                .unwrap();
+        let tunnel = match dials {
+            Role::Source => TunnelSource::dial(&dial, &secret, &config, &cancel),
+            Role::Target => {
+                TunnelSource::accept(&listener, &|| Ok((&secret).into()), &config, &cancel)
+            }
+        };
+        let tunnel = tunnel.unwrap();
+        drop(listener);
         from.listen().unwrap();
         let progress = [tunnel.progress(), far_progress.recv().unwrap()];
         let (near_ended, near_end) = channel();
@@ -140,8 +163,8 @@ fn read(socket: &UnixStream) -> Vec<u8> {
 
 #[test]
 fn channels_carry_both_directions_and_their_ends() {
-    for engine in BOTH {
-        let mut rig = Rig::new(engine);
+    let rigs = BOTH.map(|engine| [Rig::new(engine), Rig::reversed(engine)]);
+    for mut rig in rigs.into_iter().flatten() {
         let channels: Vec<_> = (0..9).map(|_| rig.channel()).collect();
         std::thread::scope(|scope| {
             for (n, (near, far)) in channels.iter().enumerate() {

@@ -98,6 +98,11 @@ pub enum Control {
         /// Bytes of the stream.
         bytes: u64,
     },
+    /// The source of a tunnel, lane 0, where the target dials: so many channels are to be there.
+    Want {
+        /// Channels that were opened until now, this one too.
+        channels: u16,
+    },
 }
 
 impl Control {
@@ -124,6 +129,7 @@ impl Control {
             Self::Heartbeat => (15, 0, 0, 0, 0),
             Self::Stream { .. } => (16, 0, 0, 0, 0),
             Self::StreamEnd { frames, bytes } => (17, 0, 0, frames, bytes),
+            Self::Want { channels } => (18, channels, 0, 0, 0),
         };
         let fixed = RawHeader {
             kind,
@@ -168,6 +174,7 @@ impl Control {
             Self::Heartbeat => "HEARTBEAT",
             Self::Stream { .. } => "STREAM",
             Self::StreamEnd { .. } => "STREAM_END",
+            Self::Want { .. } => "WANT",
         }
     }
 }
@@ -192,8 +199,9 @@ pub(super) fn parse(fixed: &RawHeader, payload_bytes: usize) -> Result<Control, 
         15 => Control::Heartbeat,
         16 => Control::Stream { payload_bytes },
         17 => Control::StreamEnd { frames: a, bytes: b },
-        // W-7: 0 is invalid, 18 and above are not of this version.
-        kind => return Err(malformed(WHAT, "kind", 0, "1 to 17", kind.into())),
+        18 => Control::Want { channels: fixed.region.get() },
+        // W-7: 0 is invalid, 19 and above are not of this version.
+        kind => return Err(malformed(WHAT, "kind", 0, "1 to 18", kind.into())),
     };
     expect_zero(WHAT, "runs", 4, fixed.runs.get().into())?;
     // W-8: what a kind does not use is zero. Encoding again shows it without a second table.
@@ -260,6 +268,7 @@ mod tests {
             Control::Heartbeat,
             Control::Stream { payload_bytes: 4096 },
             Control::StreamEnd { frames: 7, bytes: 1 << 50 },
+            Control::Want { channels: 300 },
         ]
     }
 
@@ -281,7 +290,7 @@ mod tests {
 
     #[test]
     fn kinds_outside_the_version_and_wrong_payloads_are_refused() {
-        for kind in [0u8, 18, 19, 255] {
+        for kind in [0u8, 19, 20, 255] {
             let mut header = [0; HEADER_FIXED_BYTES];
             header[0] = kind; // W-7
             assert!(parse_header(&header, 0, &[]).is_err(), "{kind}");

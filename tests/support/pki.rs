@@ -24,6 +24,14 @@ pub struct Pki {
     pub ca_pem: String,
 }
 
+/// A CA that another one issued.
+pub struct Between {
+    /// It issues as any; the CA's file is that of the one above.
+    pub pki: Pki,
+    /// Its own certificate, to stand behind a host's.
+    pub pem: String,
+}
+
 /// What a host's certificate says.
 #[derive(Clone)]
 pub struct Leaf {
@@ -55,15 +63,21 @@ impl Pki {
 
     /// A CA of this name, valid between seconds from now.
     pub fn with(name: &str, valid: (i64, i64)) -> Self {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        (params.not_before, params.not_after) = (at(valid.0), at(valid.1));
+        let params = authority(name, valid);
         let key = KeyPair::generate().unwrap();
         let ca_pem = params.self_signed(&key).unwrap().pem();
         let directory = tempfile::tempdir().unwrap();
         Self { directory, issuer: Issuer::new(params, key), ca_pem }
+    }
+
+    /// A CA in between: its hosts' chains lead to this CA.
+    pub fn between(&self, name: &str) -> Between {
+        let params = authority(name, (-DAY, 365 * DAY));
+        let key = KeyPair::generate().unwrap();
+        let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
+        let directory = tempfile::tempdir().unwrap();
+        let issuer = Issuer::new(params, key);
+        Between { pki: Self { directory, issuer, ca_pem: self.ca_pem.clone() }, pem }
     }
 
     /// A directory of a host with both pairs, for its name.
@@ -127,6 +141,15 @@ impl Pki {
 pub fn write_key(path: &Path, pem: &str) {
     fs::write(path, pem).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn authority(name: &str, valid: (i64, i64)) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    (params.not_before, params.not_after) = (at(valid.0), at(valid.1));
+    params
 }
 
 fn alternative(name: &str) -> SanType {

@@ -32,9 +32,10 @@ const LOWER: [&str; 10] = [
     "src/config",
     "src/error",
 ];
-const ABOVE_LANES: &[&str] = &["crate::establish", "crate::stream", "crate::tunnel"];
+const ABOVE_LANES: &[&str] =
+    &["crate::establish", "crate::stream", "crate::tunnel", "crate::check"];
 /// Who must not name whom (ARCHITECTURE.md): arrows point the other way.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     (
         "src/wire",
         &[
@@ -76,7 +77,8 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("src/establish", &["crate::migrate", "crate::stream", "crate::tunnel", "crate::session"]),
     ("src/migrate", &["crate::stream", "crate::tunnel"]),
     ("src/stream", &["crate::migrate", "crate::tunnel", "crate::session"]),
-    ("src/tunnel", &["crate::migrate", "crate::session"]),
+    ("src/tunnel", &["crate::migrate", "crate::session", "crate::check"]),
+    ("src/check", &["crate::migrate", "crate::session", "crate::tunnel"]),
 ];
 
 pub fn run(root: &Path) -> Result<(), String> {

@@ -174,8 +174,13 @@ static void streams_meet(struct sealane_dialler *dialler, struct door *door, pth
 {
 	struct sealane_streams *streams = NULL;
 	struct sealane_stream *stream[2] = {NULL, NULL};
-	CHECK(sealane_streams_dial(dialler, SEALANE_ROLE_SOURCE, door->trust, door->config, NULL,
-	                           &streams, &stream[0]) == 0);
+	int result;
+	/* Refused until the thread waits, where another one does. */
+	do
+		result = sealane_streams_dial(dialler, SEALANE_ROLE_SOURCE, door->trust, door->config, NULL,
+		                              &streams, &stream[0]);
+	while (result == -SEALANE_E_REFUSED || result == -SEALANE_E_NOT_AUTHENTICATED);
+	CHECK(result == 0);
 	CHECK(sealane_streams_dial_next(streams, NULL, &stream[1]) == 0);
 	pthread_join(thread, NULL);
 	CHECK(door->result == 0);
@@ -189,17 +194,45 @@ static void streams_meet(struct sealane_dialler *dialler, struct door *door, pth
 	sealane_streams_destroy(&door->streams);
 }
 
-/* Whether a thread waits for a migration of that name: another one may not. */
-static int is_awaited(const struct door *door)
+struct waiting {
+	struct sealane_listener *listener;
+	const struct sealane_trust *trust;
+	const struct sealane_config *config;
+	struct sealane_canceller *canceller;
+	int result;
+};
+
+/* Ends the wait of another one too. */
+static void *wait_alone(void *argument)
 {
-	struct sealane_canceller *canceller = NULL;
+	struct waiting *waiting = argument;
 	struct sealane_lanes *lanes = NULL;
-	CHECK(sealane_canceller_new(&canceller) == 0 && sealane_canceller_cancel(canceller) == 0);
-	int result = sealane_lanes_accept(door->listener, SEALANE_ROLE_TARGET, door->trust,
-	                                  door->config, canceller, &lanes);
-	CHECK(result == -SEALANE_E_MISUSE || result == -SEALANE_E_CANCELLED);
-	sealane_canceller_destroy(&canceller);
-	return result == -SEALANE_E_MISUSE;
+	waiting->result = sealane_lanes_accept(waiting->listener, SEALANE_ROLE_TARGET, waiting->trust,
+	                                       waiting->config, waiting->canceller, &lanes);
+	CHECK(lanes == NULL && sealane_canceller_cancel(waiting->canceller) == 0);
+	return NULL;
+}
+
+/* The name tells them apart: of two with the same one, the later may not wait. */
+static void two_of_one_name(const struct sealane_config *config)
+{
+	struct waiting first = {.trust = new_trust(), .config = config}, second;
+	pthread_t thread[2];
+	CHECK(sealane_listener_bind("127.0.0.1:0", &first.listener) == 0);
+	CHECK(sealane_canceller_new(&first.canceller) == 0);
+	second = first;
+	CHECK(pthread_create(&thread[0], NULL, wait_alone, &first) == 0);
+	CHECK(pthread_create(&thread[1], NULL, wait_alone, &second) == 0);
+	/* It is looked at while they wait. */
+	CHECK(sealane_listener_port(first.listener) > 0);
+	pthread_join(thread[0], NULL);
+	pthread_join(thread[1], NULL);
+	CHECK((first.result == -SEALANE_E_MISUSE && second.result == -SEALANE_E_CANCELLED) ||
+	      (first.result == -SEALANE_E_CANCELLED && second.result == -SEALANE_E_MISUSE));
+	struct sealane_trust *trust = (struct sealane_trust *)first.trust;
+	sealane_trust_destroy(&trust);
+	sealane_canceller_destroy(&first.canceller);
+	sealane_listener_destroy(&first.listener);
 }
 
 /* Two wait at one listener, and whoever comes finds the one that has the same name. */
@@ -215,8 +248,6 @@ static void by_name_at_one_listener(int engine)
 	for (int n = 0; n < 2; n++) {
 		door[n] = (struct door){.listener = listener, .trust = trust[n], .config = config[n]};
 		CHECK(pthread_create(&thread[n], NULL, accept_streams, &door[n]) == 0);
-		while (!is_awaited(&door[n]))
-			usleep(1000);
 	}
 	for (int n = 1; n >= 0; n--)
 		streams_meet(dialler, &door[n], thread[n]);
@@ -418,6 +449,7 @@ static void tests(int engine, const char *place)
 	by_sockets_that_are_there(config);
 	where_both_dial(config);
 	by_name_at_one_listener(engine);
+	two_of_one_name(config);
 	streams_of_another_kind(config);
 	if (access(pki, F_OK) == 0)
 		by_certificates(place, config);

@@ -1,6 +1,6 @@
 //! Both hosts dial.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,15 @@ use crate::cancel::Canceller;
 use crate::config::Config;
 use crate::establish::Dial;
 use crate::establish::door::Door;
+use crate::establish::rendezvous::bound;
 
 /// Tests that take ports next to each other take turns.
 static PORTS: Mutex<()> = Mutex::new(());
 
 /// Ports of which the next ones were free a moment ago, and are not what the kernel gives out.
-fn ports(host: &str, from: u16) -> u16 {
-    let is_free = |port: u16| TcpListener::bind((host, port)).is_ok();
+pub(super) fn ports(host: &str, from: u16) -> u16 {
+    // Not by listening: a process that another test begins would hold on to it for a while.
+    let is_free = |port: u16| bound(SocketAddr::new(host.parse().unwrap(), port), None).is_ok();
     (from..).step_by(8).find(|port| (*port..port + 6).all(is_free)).expect("free ports")
 }
 
@@ -37,7 +39,7 @@ fn meet(connections: u16, dialler_later_ms: i64) {
     let near: Vec<_> = (0..connections).map(|_| next(&dial).unwrap()).collect();
     let far = far.join().unwrap();
     for (n, (near, far)) in (0..).zip(near.iter().zip(&far)) {
-        let first: std::net::SocketAddr = here.parse().unwrap();
+        let first: SocketAddr = here.parse().unwrap();
         assert_eq!(near.local_addr().unwrap().port(), first.port() + n);
         assert_eq!(far.peer_addr().unwrap(), near.local_addr().unwrap());
         talk(near, far);
@@ -159,4 +161,35 @@ fn firewalls_that_let_connections_out_alone_are_passed_by_a_rendezvous_alone() {
     let east = move || accept_until(&mut Door::bind(&far).unwrap(), until()).is_none();
     let plain = two_hosts(TEST, OUTWARDS_ONLY, west, east).unwrap();
     assert_eq!(plain, (true, true), "a plain dial passed: the firewalls do nothing");
+}
+
+/// One end remembers the connection that was (TIME_WAIT) and may not dial it again for a minute;
+/// the other end's try comes through.
+#[test]
+fn a_session_follows_another_at_once() {
+    const TEST: &str = "a_session_follows_another_at_once";
+    for (rules, door_closes_first) in
+        [("", false), ("", true), (OUTWARDS_ONLY, false), (OUTWARDS_ONLY, true)]
+    {
+        let (near, far) = (format!("{WEST}:7800"), format!("{EAST}:7800"));
+        let (here, there) = (near.clone(), far.clone());
+        let later = |is_later| std::thread::sleep(Duration::from_millis(100 * u64::from(is_later)));
+        let west = move || {
+            let dial = Dial::rendezvous(&here, &there).unwrap();
+            let first = next(&dial).unwrap();
+            later(door_closes_first);
+            drop(first);
+            later(true);
+            next(&dial.begin()).unwrap()
+        };
+        let east = move || {
+            let mut door = Door::rendezvous(&far, &near).unwrap();
+            let first = accept(&mut door);
+            later(!door_closes_first);
+            drop(first);
+            accept(&mut door).0
+        };
+        let Some((west, east)) = two_hosts(TEST, rules, west, east) else { return };
+        talk(&west, &east);
+    }
 }

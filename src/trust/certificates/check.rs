@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::sign::CertifiedKey;
+use zeroize::Zeroizing;
 
 use super::facts::{Facts, date, days_left, seconds};
 use super::finding::{Finding, unfit};
@@ -43,14 +45,16 @@ impl Layout {
     ///
     /// # Errors
     ///
-    /// [`Error::System`] where there is no such directory.
+    /// [`Error::System`] where there is no such directory, [`Error::Config`] where it is none.
     pub(super) fn of_directory(directory: &Path) -> Result<Self> {
-        std::fs::read_dir(directory).map(drop).map_err(|e| {
-            SystemError::from_io("open", directory.display().to_string(), &e).remedy(
-                "name the directory with ca-cert.pem and this host's certificates; \
-                 docs/certificates.md says how to make them",
-            )
+        let remedy = "name the directory with ca-cert.pem and this host's certificates; \
+                      docs/certificates.md says how to make them";
+        let metadata = std::fs::metadata(directory).map_err(|e| {
+            SystemError::from_io("stat", directory.display().to_string(), &e).remedy(remedy)
         })?;
+        if !metadata.is_dir() {
+            return Err(unfit(directory, "no directory", "a directory of certificates", remedy));
+        }
         // What is there and cannot be looked at shall be an error of the one who opens it.
         let there = |name: &str| {
             let path = directory.join(name);
@@ -281,8 +285,11 @@ fn chain(path: &Path) -> Result<(Vec<CertificateDer<'static>>, Facts)> {
 }
 
 fn certified(cert: &Path, key: &Path, chain: Vec<CertificateDer<'static>>) -> Result<CertifiedKey> {
-    let der = files::key(key)?;
-    CertifiedKey::from_der(chain, der, &tls::provider()).map_err(|error| match error {
+    // Erased when dropped; rustls's own copy is the library's.
+    let der = Zeroizing::new(files::key(key)?);
+    let fitting = any_supported_type(&der).map(|key| CertifiedKey::new(chain, key));
+    let fitting = fitting.and_then(|certified| certified.keys_match().map(|()| certified));
+    fitting.map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => unfit(
             key,
             format_args!("a key that does not fit {}", cert.display()),

@@ -14,9 +14,13 @@ const CHECK: &str = "run `sealane pki check` on both hosts";
 impl Certificates {
     /// What a handshake failed with, where this end was `end`.
     pub(crate) fn explain(&self, end: End, error: &TlsError) -> Error {
+        self.explain_at(end, error, UnixTime::now())
+    }
+
+    pub(super) fn explain_at(&self, end: End, error: &TlsError, now: UnixTime) -> Error {
         let text = match error {
-            TlsError::InvalidCertificate(error) => self.refused(end, error),
-            TlsError::AlertReceived(alert) => self.refused_by_peer(end, *alert),
+            TlsError::InvalidCertificate(error) => self.refused(end, error, now),
+            TlsError::AlertReceived(alert) => self.refused_by_peer(end, *alert, now),
             TlsError::NoCertificatesPresented => {
                 "the other end showed no certificate: give it one as well".to_owned()
             }
@@ -39,7 +43,7 @@ impl Certificates {
     }
 
     /// What is wrong with the other end's certificate.
-    fn refused(&self, end: End, error: &CertificateError) -> String {
+    fn refused(&self, end: End, error: &CertificateError, now: UnixTime) -> String {
         use CertificateError as E;
         let ca = self.0.layout.ca.display();
         let crl = self.0.layout.crl.as_deref().unwrap_or(&self.0.layout.ca).display();
@@ -56,7 +60,7 @@ impl Certificates {
                 date(seconds(*not_before)),
                 date(seconds(*time))
             ),
-            E::UnknownIssuer => match self.ca_out_of_time(UnixTime::now()) {
+            E::UnknownIssuer => match self.ca_out_of_time(now) {
                 Some(error) => error.to_string(),
                 None => format!(
                     "the other end's certificate was not issued by the CA in {ca}: both hosts need \
@@ -136,7 +140,7 @@ impl Certificates {
     }
 
     /// What the other end said of ours. An alert is no more than a hint.
-    fn refused_by_peer(&self, end: End, alert: AlertDescription) -> String {
+    fn refused_by_peer(&self, end: End, alert: AlertDescription, now: UnixTime) -> String {
         use AlertDescription as A;
         let Some(own) = self.own(end) else {
             return format!("the other end broke off ({alert:?}): {CHECK}");
@@ -148,7 +152,7 @@ impl Certificates {
                 "{refused}: by its clock it is not valid now ({}; this machine's clock says {}): \
                  {CLOCKS}",
                 own.facts.validity(),
-                date(seconds(UnixTime::now()))
+                date(seconds(now))
             ),
             A::UnknownCA => format!(
                 "{refused}: its ca-cert.pem did not issue it, or its ca-crl.pem is out of date or \

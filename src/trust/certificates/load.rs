@@ -104,7 +104,7 @@ impl Certificates {
     /// was loaded.
     pub(crate) fn client_config(&self) -> Result<Arc<ClientConfig>> {
         let (own, config) = self.0.dials.as_ref().map_err(Clone::clone)?;
-        self.still_valid(own, End::Dials)?;
+        self.still_valid(own, End::Dials, UnixTime::now())?;
         Ok(Arc::clone(config))
     }
 
@@ -115,7 +115,7 @@ impl Certificates {
     /// As [`Certificates::client_config`].
     pub(crate) fn server_config(&self) -> Result<Arc<ServerConfig>> {
         let (own, config) = self.0.listens.as_ref().map_err(Clone::clone)?;
-        self.still_valid(own, End::Listens)?;
+        self.still_valid(own, End::Listens, UnixTime::now())?;
         Ok(Arc::clone(config))
     }
 
@@ -147,8 +147,8 @@ impl Certificates {
         }
     }
 
-    fn still_valid(&self, own: &Own, end: End) -> Result<()> {
-        let (loaded, now) = (&self.0, UnixTime::now());
+    pub(super) fn still_valid(&self, own: &Own, end: End, now: UnixTime) -> Result<()> {
+        let loaded = &self.0;
         let verdict = loaded.authorities.verify(&own.key.cert, end, now);
         verdict.map_err(|why| match loaded.authorities.valid_at(now).next() {
             Some(_) => refusal(&loaded.layout, &own.cert, &own.facts, end, now, &why),

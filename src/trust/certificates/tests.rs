@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::ExtendedKeyUsagePurpose;
+use rustls::pki_types::UnixTime;
 use rustls::{ClientConfig, ClientConnection, ConnectionCommon, ServerConfig, ServerConnection};
 
 use self::pki::{CLIENT, DAY, Leaf, Pki, SERVER, write_key};
@@ -227,17 +228,98 @@ fn revoked_peers_are_refused_and_old_lists_are_no_lists() {
     let hears = ["its ca-crl.pem revokes it", "-cert.pem"];
     refused(&a, &b, &["is revoked by", "ca-crl.pem"], &hears);
 
-    // It runs out while this process runs.
-    fs::write(&list, pki.revocations(&[9], 1)).unwrap();
+    // Once its time has run out it says nothing of anybody.
+    fs::write(&list, pki.revocations(&[9], DAY)).unwrap();
     let a = load(&dir, "b.example");
-    let (client, server) = (b.client_config().unwrap(), a.server_config().unwrap());
-    std::thread::sleep(std::time::Duration::from_millis(2100));
-    let outcome = shake(client, server);
+    let late = later(3 * DAY);
+    let mut server = ServerConfig::clone(&a.unlooked_server());
+    server.time_provider = Arc::new(late);
+    let outcome = shake(b.unlooked_client(), Arc::new(server));
     let says = explained(&a, End::Listens, outcome.listener);
     has(&says, &["ca-crl.pem is out of date", "nextUpdate", "clock"]);
     has(&explained(&b, End::Dials, outcome.dialler), &["ca-crl.pem is out of date"]);
-    let error = a.server_config().unwrap_err().to_string();
-    has(&error, &["ca-crl.pem", "nextUpdate"]);
+    let error = a.still_valid(a.own(End::Dials).unwrap(), End::Dials, late.0).unwrap_err();
+    has(&error.to_string(), &["ca-crl.pem", "nextUpdate", "new list"]);
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Clock(UnixTime);
+
+impl rustls::time_provider::TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(self.0)
+    }
+}
+
+fn later(seconds: i64) -> Clock {
+    let now = UnixTime::now().as_secs() + seconds.unsigned_abs();
+    Clock(UnixTime::since_unix_epoch(std::time::Duration::from_secs(now)))
+}
+
+#[test]
+fn what_runs_out_while_a_process_runs_is_noticed() {
+    let pki = Pki::with("Short CA", (-DAY, 9 * DAY));
+    let a = load(&pki.host("a.example"), "b.example");
+    let b = load(&pki.host("b.example"), "a.example");
+    let late = later(20 * DAY);
+    let own = a.own(End::Listens).unwrap();
+    let error = a.still_valid(own, End::Listens, late.0).unwrap_err().to_string();
+    has(&error, &["ca-cert.pem", "CN=Short CA", "valid from", "clock"]);
+    let mut client = ClientConfig::clone(&a.unlooked_client());
+    client.time_provider = Arc::new(late);
+    let outcome = shake(Arc::new(client), b.unlooked_server());
+    let error = a.explain_at(End::Dials, &outcome.dialler.unwrap_err(), late.0).to_string();
+    has(&error, &["ca-cert.pem", "CN=Short CA", "valid from"]);
+
+    let pki = Pki::new();
+    let brief = Leaf { valid: (-DAY, 9 * DAY), ..Leaf::named("a.example") };
+    let a = load(&pki.host_of("a", &brief), "b.example");
+    let own = a.own(End::Listens).unwrap();
+    let error = a.still_valid(own, End::Listens, late.0).unwrap_err().to_string();
+    has(&error, &["server-cert.pem", "notAfter", "new one"]);
+}
+
+#[test]
+fn a_ca_in_between_stands_behind_the_host_and_needs_a_list_too() {
+    let pki = Pki::new();
+    let between = pki.between("Between CA");
+    let dir = between.pki.host("a.example");
+    spoilt(&dir, "server-cert.pem", &["issuer CN=Between CA", "behind the host's own"]);
+    for end in ["server", "client"] {
+        let path = dir.join(format!("{end}-cert.pem"));
+        let own = fs::read_to_string(&path).unwrap();
+        fs::write(path, own + &between.pem).unwrap();
+    }
+    let (a, dir_b) = (load(&dir, "b.example"), pki.host("b.example"));
+    let b = load(&dir_b, "a.example");
+    let outcome = handshake(&a, &b);
+    assert_eq!((outcome.dialler, outcome.listener), (Ok(()), Ok(())));
+
+    let list = dir_b.join("ca-crl.pem");
+    fs::write(&list, pki.revocations(&[77], DAY)).unwrap();
+    let hears = ["ca-crl.pem is out of date or of another CA"];
+    let b = load(&dir_b, "a.example");
+    refused(&b, &a, &["ca-crl.pem has no list of a CA"], &hears);
+    let lists = pki.revocations(&[77], DAY) + &between.pki.revocations(&[77], DAY);
+    fs::write(&list, lists).unwrap();
+    let outcome = handshake(&a, &load(&dir_b, "a.example"));
+    assert_eq!((outcome.dialler, outcome.listener), (Ok(()), Ok(())));
+}
+
+#[test]
+fn a_stranger_learns_no_name() {
+    let pki = Pki::new();
+    let a = load(&pki.host("a.example"), "b.example");
+    let mut client =
+        ClientConnection::new(a.client_config().unwrap(), Certificates::server_name()).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    let shown = String::from_utf8_lossy(&hello);
+    assert!(!shown.contains("invalid") && !shown.contains("example"), "{shown}");
+    assert!(shown.contains("sealane/1"));
+    let verifier = super::verifier::Verifier::new(Arc::clone(&a.0.authorities), a.peer().clone());
+    let verifier: &dyn rustls::server::danger::ClientCertVerifier = &verifier;
+    assert!(verifier.client_auth_mandatory() && verifier.root_hint_subjects().is_empty());
 }
 
 #[test]

@@ -186,7 +186,9 @@ fn told(error: webpki::Error) -> Error {
         // A CA of the same name and another key.
         E::UnknownIssuer | E::InvalidSignatureForPublicKey => CertificateError::UnknownIssuer,
         E::CertRevoked => CertificateError::Revoked,
-        E::UnknownRevocationStatus => CertificateError::UnknownRevocationStatus,
+        E::UnknownRevocationStatus | E::IssuerNotCrlSigner | E::InvalidCrlSignatureForPublicKey => {
+            CertificateError::UnknownRevocationStatus
+        }
         E::CrlExpired { time, next_update } => {
             CertificateError::ExpiredRevocationListContext { time, next_update }
         }
