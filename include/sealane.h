@@ -1217,6 +1217,15 @@ int sealane_certificates_from_files(const char *ca,
                                     const char *peer,
                                     struct sealane_certificates **out);
 
+// Whether they serve this end of a connection (SEALANE_SIDE_*), before there is one: a directory may
+// have a certificate for one end alone.
+//
+// Returns 0; -SEALANE_E_CONFIG or -errno where they do not; -EINVAL.
+//
+// Caller: `certificates` is alive.
+int sealane_certificates_check(const struct sealane_certificates *certificates,
+                               int side);
+
 // Destroys certificates and nulls the pointer. NULL, and a pointer to NULL, are no error.
 //
 // Caller: `certificates` is null, or points to null or to certificates that nobody uses.

@@ -201,12 +201,12 @@ pub unsafe extern "C" fn sealane_handshake_destroy(handshake: *mut *mut sealane_
     unsafe { destroy(handshake) }
 }
 
-enum Side {
+pub(crate) enum Side {
     Connected,
     Accepted,
 }
 
-fn side_of(side: c_int) -> Outcome<Side> {
+pub(crate) fn side_of(side: c_int) -> Outcome<Side> {
     match side {
         SEALANE_SIDE_CONNECTED => Ok(Side::Connected),
         SEALANE_SIDE_ACCEPTED => Ok(Side::Accepted),

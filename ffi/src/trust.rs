@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use sealane::{CertificateFiles, Certificates, Error, PeerName, Trust};
 
-use crate::fence::{Handle, Outcome, argument, call, destroy, give, int, opaque, place, text};
+use crate::fence::{
+    Handle, Outcome, argument, call, destroy, give, int, opaque, place, text, with,
+};
+use crate::handshake::{Side, side_of};
 use crate::{Failure, sealane_secret};
 
 /// This host's certificates, its CA and the peer that is expected, as they were when they were
@@ -84,6 +87,31 @@ pub unsafe extern "C" fn sealane_certificates_from_files(
         unsafe { give(out, certificates) };
         Ok(0)
     }))
+}
+
+/// Whether they serve this end of a connection (SEALANE_SIDE_*), before there is one: a directory may
+/// have a certificate for one end alone.
+///
+/// Returns 0; -SEALANE_E_CONFIG or -errno where they do not; -EINVAL.
+///
+/// # Safety
+///
+/// `certificates` is alive.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_certificates_check(
+    certificates: *const sealane_certificates,
+    side: c_int,
+) -> c_int {
+    // SAFETY: as this function's.
+    int(unsafe {
+        with(certificates, |certificates| {
+            match side_of(side)? {
+                Side::Connected => certificates.check_dials()?,
+                Side::Accepted => certificates.check_listens()?,
+            }
+            Ok(0)
+        })
+    })
 }
 
 /// # Safety

@@ -62,6 +62,9 @@ fn two_ends_meet_by_every_connection_and_by_every_trust() {
     for (name, serial) in hosts {
         pki.host_of(name, &Leaf { serial, ..Leaf::named(name) });
     }
+    let dials = pki.host("dials.example");
+    std::fs::remove_file(dials.join("server-cert.pem")).unwrap();
+    std::fs::remove_file(dials.join("server-key.pem")).unwrap();
     std::fs::write(pki.directory.path().join("revokes-near.pem"), pki.revocations(&[7], DAY))
         .unwrap();
     run_with("meet.c", |files| {

@@ -385,6 +385,10 @@ static void by_certificates(const char *place, const struct sealane_config *conf
 	do_meet(trust_of(place, "near.example", "far.example", secret),
 	        trust_of(place, "far.example", "near.example", secret), config);
 	CHECK(from_files(place, NULL, &certificates) == 0);
+	CHECK(sealane_certificates_check(certificates, SEALANE_SIDE_CONNECTED) == 0);
+	CHECK(sealane_certificates_check(certificates, SEALANE_SIDE_ACCEPTED) == 0);
+	CHECK(sealane_certificates_check(certificates, 3) == -EINVAL);
+	CHECK(sealane_certificates_check(NULL, SEALANE_SIDE_ACCEPTED) == -EINVAL);
 	CHECK(sealane_trust_new(NULL, certificates, &trust) == 0);
 	sealane_certificates_destroy(&certificates);
 	do_meet(trust, trust_of(place, "far.example", "near.example", NULL), config);
@@ -399,6 +403,15 @@ static void by_certificates(const char *place, const struct sealane_config *conf
 	/* Both on one side alone. */
 	do_not_meet(trust_of(place, "near.example", "far.example", secret),
 	            trust_of(place, "far.example", "near.example", NULL), config, "secret", "secret");
+
+	/* One end alone. */
+	char dials[4096];
+	snprintf(dials, sizeof dials, "%s/pki/dials.example", place);
+	CHECK(sealane_certificates_from_directory(dials, "far.example", &certificates) == 0);
+	CHECK(sealane_certificates_check(certificates, SEALANE_SIDE_CONNECTED) == 0);
+	CHECK(sealane_certificates_check(certificates, SEALANE_SIDE_ACCEPTED) == -SEALANE_E_CONFIG);
+	CHECK(strstr(sealane_last_error(), "server-cert.pem"));
+	sealane_certificates_destroy(&certificates);
 
 	CHECK(from_files(place, "revokes-near.pem", &certificates) == -SEALANE_E_CONFIG);
 	CHECK(strstr(sealane_last_error(), "revokes"));

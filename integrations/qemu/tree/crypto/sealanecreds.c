@@ -100,6 +100,12 @@ static int sealane_creds_role(SealaneCreds *creds)
         SEALANE_ROLE_SOURCE : SEALANE_ROLE_TARGET;
 }
 
+static int sealane_creds_side(SealaneCreds *creds)
+{
+    return creds->endpoint == QCRYPTO_TLS_CREDS_ENDPOINT_CLIENT ?
+        SEALANE_SIDE_CONNECTED : SEALANE_SIDE_ACCEPTED;
+}
+
 /*
  * The current session, with a reference. At a server a join may come before
  * the main loop has adopted the session: the other end knows sooner that it is
@@ -319,8 +325,10 @@ static bool sealane_creds_load(SealaneCreds *creds, Error **errp)
         (!creds->secret_file ||
          sealane_secret_read(creds->secret_file, &secret) == 0) &&
         (!creds->dir ||
-         sealane_certificates_from_directory(creds->dir, creds->peer,
-                                             &certificates) == 0) &&
+         (sealane_certificates_from_directory(creds->dir, creds->peer,
+                                              &certificates) == 0 &&
+          sealane_certificates_check(certificates,
+                                     sealane_creds_side(creds)) == 0)) &&
         sealane_trust_new(secret, certificates, &creds->trust) == 0;
 
     if (!loaded) {
