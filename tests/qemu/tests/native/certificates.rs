@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use sealane_qemu::Guest;
+use sealane_qemu::{Guest, Options};
 use serde_json::{Value, json};
 
+use crate::confined::SANDBOX;
 use crate::failures::a_paused_postcopy_goes_on_with;
 use crate::pair::{Case, Pair, new_secret, qemu, start_source, write_secret};
 use crate::pki::{Leaf, Pki};
@@ -48,6 +49,15 @@ fn a_live_guest_moves_by_certificates() {
         pair.finish();
         pair.assert_lives_at_target();
     }
+}
+
+#[test]
+fn a_guest_moves_by_certificates_under_every_option_of_the_sandbox() {
+    let options = Options { more: SANDBOX, ..Options::live() };
+    let pair = pair(&Pki::new(), &Case { options, ..Case::live().with(&["multifd"]) });
+    pair.start();
+    pair.finish();
+    pair.assert_lives_at_target();
 }
 
 #[test]
