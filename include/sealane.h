@@ -1053,8 +1053,8 @@ int sealane_streams_dial_next(const struct sealane_streams *streams,
 // Waits for one more stream of a session that sealane_streams_accept began at this listener. Only
 // the canceller ends the wait.
 //
-// Returns 0; -SEALANE_E_CANCELLED; -errno; -SEALANE_E_MISUSE where the session was begun otherwise,
-// or no socket that was passed is left.
+// Returns 0; -SEALANE_E_CANCELLED; -errno; -SEALANE_E_MISUSE where the session was begun
+// otherwise, or no socket that was passed is left.
 //
 // Caller: As sealane_streams_open.
 int sealane_streams_accept_next(const struct sealane_streams *streams,
@@ -1197,8 +1197,8 @@ void sealane_target_destroy(struct sealane_target **target);
 // certificate, so that one alone is no permission.
 //
 // Returns 0; -SEALANE_E_CONFIG where a certificate is out of its time, of another CA, revoked,
-// without its key or not for its end, where others can read a key, where `peer` is no such name, or
-// where the library was built without certificates; -errno.
+// without its key or not for its end, where others can read a key, where `peer` is no such name,
+// or where the library was built without certificates; -errno.
 //
 // Caller: `directory` and `peer` are null or strings; `out` is null or may be written.
 int sealane_certificates_from_directory(const char *directory,
@@ -1217,14 +1217,13 @@ int sealane_certificates_from_files(const char *ca,
                                     const char *peer,
                                     struct sealane_certificates **out);
 
-// Whether they serve this end of a connection (SEALANE_SIDE_*), before there is one: a directory may
-// have a certificate for one end alone.
+// Whether they serve this end of a connection (SEALANE_SIDE_*), before there is one: a directory
+// may have a certificate for one end alone.
 //
 // Returns 0; -SEALANE_E_CONFIG or -errno where they do not; -EINVAL.
 //
 // Caller: `certificates` is alive.
-int sealane_certificates_check(const struct sealane_certificates *certificates,
-                               int side);
+int sealane_certificates_check(const struct sealane_certificates *certificates, int side);
 
 // Destroys certificates and nulls the pointer. NULL, and a pointer to NULL, are no error.
 //

@@ -276,8 +276,8 @@ pub unsafe extern "C" fn sealane_streams_dial_next(
 /// Waits for one more stream of a session that sealane_streams_accept began at this listener. Only
 /// the canceller ends the wait.
 ///
-/// Returns 0; -SEALANE_E_CANCELLED; -errno; -SEALANE_E_MISUSE where the session was begun otherwise,
-/// or no socket that was passed is left.
+/// Returns 0; -SEALANE_E_CANCELLED; -errno; -SEALANE_E_MISUSE where the session was begun
+/// otherwise, or no socket that was passed is left.
 ///
 /// # Safety
 ///

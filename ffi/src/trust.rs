@@ -32,8 +32,8 @@ opaque!(sealane_trust, Trust);
 /// certificate, so that one alone is no permission.
 ///
 /// Returns 0; -SEALANE_E_CONFIG where a certificate is out of its time, of another CA, revoked,
-/// without its key or not for its end, where others can read a key, where `peer` is no such name, or
-/// where the library was built without certificates; -errno.
+/// without its key or not for its end, where others can read a key, where `peer` is no such name,
+/// or where the library was built without certificates; -errno.
 ///
 /// # Safety
 ///
@@ -89,8 +89,8 @@ pub unsafe extern "C" fn sealane_certificates_from_files(
     }))
 }
 
-/// Whether they serve this end of a connection (SEALANE_SIDE_*), before there is one: a directory may
-/// have a certificate for one end alone.
+/// Whether they serve this end of a connection (SEALANE_SIDE_*), before there is one: a directory
+/// may have a certificate for one end alone.
 ///
 /// Returns 0; -SEALANE_E_CONFIG or -errno where they do not; -EINVAL.
 ///
