@@ -21,6 +21,7 @@ const SECRET: [u8; 32] = [0x5A; 32];
 
 type Streaming = *mut c_void;
 type SecretFromBytes = unsafe extern "C" fn(*const u8, usize, *mut Streaming) -> c_int;
+type TrustNew = unsafe extern "C" fn(*const c_void, *const c_void, *mut Streaming) -> c_int;
 type Open = unsafe extern "C" fn(
     c_int,
     c_int,
@@ -123,11 +124,12 @@ impl ThroughC {
             symbol
         };
         // SAFETY: the types are those of include/sealane.h.
-        let (secret_from_bytes, open, writev, last_error) = unsafe {
+        let (secret_from_bytes, trust_new, open, writev, last_error) = unsafe {
             (
                 std::mem::transmute::<*mut c_void, SecretFromBytes>(symbol(
                     "sealane_secret_from_bytes",
                 )),
+                std::mem::transmute::<*mut c_void, TrustNew>(symbol("sealane_trust_new")),
                 std::mem::transmute::<*mut c_void, Open>(symbol("sealane_streams_open")),
                 std::mem::transmute::<*mut c_void, Writev>(symbol("sealane_stream_writev")),
                 std::mem::transmute::<*mut c_void, LastError>(symbol("sealane_last_error")),
@@ -135,13 +137,14 @@ impl ThroughC {
         };
         let (near, far) = sockets();
         let far = answer(far);
-        let mut handles = [std::ptr::null_mut(); 3];
-        let [secret, streams, stream] = &mut handles;
+        let mut handles = [std::ptr::null_mut(); 4];
+        let [secret, trust, streams, stream] = &mut handles;
         // SAFETY: as the header asks; the handles live until this process ends.
         unsafe {
             assert_eq!(secret_from_bytes(SECRET.as_ptr(), SECRET.len(), secret), 0);
             let null = std::ptr::null();
-            assert_eq!(open(near.as_raw_fd(), 1, *secret, null, null, streams, stream), 0);
+            assert_eq!(trust_new(*secret, null, trust), 0);
+            assert_eq!(open(near.as_raw_fd(), 1, *trust, null, null, streams, stream), 0);
         }
         Self { writev, last_error, near: *stream, far: far.join().expect("no panic") }
     }

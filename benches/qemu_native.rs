@@ -6,6 +6,7 @@ use std::process::Command;
 
 use sealane_benches::qemu::{Chosen, Way, certificates, compare, plain, tls};
 use sealane_qemu::{Guest, fitted};
+use serde_json::json;
 
 fn main() {
     let mut chosen = Chosen::from_arguments();
@@ -25,7 +26,8 @@ fn main() {
     assert!(made.expect("the command").success());
     let sealed = |source: &Guest, target: &Guest| {
         for (guest, endpoint) in [(source, "client"), (target, "server")] {
-            let used = guest.try_use_sealane(endpoint, &secret, &engine);
+            let used =
+                guest.try_use_sealane(endpoint, &json!({"secret-file": secret, "engine": engine}));
             used.unwrap_or_else(|error| guest.fail(&error));
         }
         plain(source, target)

@@ -144,9 +144,17 @@
 // destroyed once the call that took it has returned.
 struct sealane_canceller;
 
+// This host's certificates, its CA and the peer that is expected, as they were when they were
+// read. Any thread may use it, and it may be destroyed once the call that took it has returned.
+struct sealane_certificates;
+
 // Settings. Any thread may use it, and it may be changed or destroyed once the call that took
 // it has returned.
 struct sealane_config;
+
+// Where this end's connections go, or come from. Any thread may use it, for any number of
+// sessions, and it may be destroyed once the call that took it has returned.
+struct sealane_dialler;
 
 // A handshake under way. Any thread may use it.
 struct sealane_handshake;
@@ -155,8 +163,8 @@ struct sealane_handshake;
 // use it.
 struct sealane_lanes;
 
-// Waits at an address for the other end. One thread at a time waits; another waits for it. Its
-// port can be asked for meanwhile.
+// Waits for the other end. Several threads may wait at once, each for a migration of another name
+// (sealane_config_set_migration_name). Sessions that it accepted go on without it.
 struct sealane_listener;
 
 // Memory of a guest that both ends know by the same name. It may be destroyed once the call that
@@ -184,6 +192,10 @@ struct sealane_streams;
 // Receives a guest. One thread at a time is in a call; another waits for it. The canceller that
 // it was started with ends a call from any thread.
 struct sealane_target;
+
+// What this end shows who it is by, and knows the other end by. Any thread may use it, and it may
+// be destroyed once the call that took it has returned.
+struct sealane_trust;
 
 // What this machine has. Set `size` to sizeof(struct sealane_doctor) before the call.
 struct sealane_doctor {
@@ -413,6 +425,63 @@ int sealane_config_set_socket_buffer_bytes(struct sealane_config *config, size_t
 // Caller: `config` is alive; `name` is null or a string.
 int sealane_config_set_congestion(struct sealane_config *config, const char *name);
 
+// Name of the migration, the same at both ends: any text, for example the guest's UUID. Several
+// may wait at one listener, each for a migration of another name. NULL or "" for none. Default
+// none.
+//
+// Returns 0 or -EINVAL.
+//
+// Caller: `config` is alive; `name` is null or a string.
+int sealane_config_set_migration_name(struct sealane_config *config, const char *name);
+
+// Connections to a listener at `HOST:PORT`, `[V6]:PORT`, `unix:PATH` or `vsock:CID:PORT`, or the
+// one connected socket `fd:N`, which is duplicated. A name is looked up for the first connection
+// of a session, and its addresses are tried in turn; all others go to the one that answered.
+//
+// Returns 0; -SEALANE_E_CONFIG where it is no such address; -errno.
+//
+// Caller: `address` is null or a string; `out` is null or may be written.
+int sealane_dialler_new(const char *address, struct sealane_dialler **out);
+
+// Connections where both hosts dial at once, so that two firewalls which only let connections
+// out are both content: from `local` (`ADDRESS:PORT` of this host) to `remote` (`HOST:PORT`). The
+// other end gives the same two, exchanged, to sealane_listener_rendezvous. The connections of a
+// session take consecutive ports at both ends, beginning with these. A session right after another
+// one may have to wait up to a minute, or take other ports.
+//
+// Returns 0; -SEALANE_E_CONFIG where these are no such addresses, or the same one; -errno.
+//
+// Caller: `local` and `remote` are null or strings; `out` is null or may be written.
+int sealane_dialler_rendezvous(const char *local, const char *remote, struct sealane_dialler **out);
+
+// Connections that somebody else made: connected stream sockets of any family, used in their
+// order, each once. A session needs one for each lane or stream; a call that finds none left
+// fails. The descriptors are duplicated: close yours when you like, and leave the sockets' flags
+// and options alone.
+//
+// Returns 0; -EINVAL without any; -SEALANE_E_CONFIG where one is no connected stream socket;
+// -errno.
+//
+// Caller: `fds` is null or has `count` numbers; `out` is null or may be written.
+int sealane_dialler_sockets(const int *fds, size_t count, struct sealane_dialler **out);
+
+// Lets connections to HOST:PORT leave from `ADDRESS`, from `ADDRESS:PORT`, or from the ports of
+// `ADDRESS:LOW-HIGH` or `:LOW-HIGH`, both included, for firewalls that tell connections by where
+// they come from. ADDRESS is one of this host's, as a number. A session needs a port for each of
+// its connections. Concerns the sessions that are begun later.
+//
+// Returns 0; -SEALANE_E_CONFIG where it is no such thing, or these connections have no such
+// address; nothing has changed then.
+//
+// Caller: `dialler` is alive; `from` is null or a string.
+int sealane_dialler_bind(struct sealane_dialler *dialler, const char *from);
+
+// Destroys a dialler and nulls the pointer; sessions that it began go on. NULL, and a pointer to
+// NULL, are no error.
+//
+// Caller: `dialler` is null, or points to null or to a dialler that nobody uses.
+void sealane_dialler_destroy(struct sealane_dialler **dialler);
+
 // Looks at this machine.
 //
 // Returns 0; -EINVAL where `size` is less than its first version's.
@@ -440,7 +509,7 @@ const char *sealane_last_error(void);
 int sealane_handshake_start(int side,
                             int fd,
                             int role,
-                            const struct sealane_secret *secret,
+                            const struct sealane_trust *trust,
                             const struct sealane_config *config,
                             struct sealane_handshake **out);
 
@@ -480,54 +549,35 @@ int sealane_handshake_finish(const struct sealane_handshake *handshake,
 // Caller: `handshake` is null, or points to null or to a handshake that nobody uses.
 void sealane_handshake_destroy(struct sealane_handshake **handshake);
 
-// Listens at ADDRESS:PORT, for example `0.0.0.0:7800` or `[::]:7800`; port 0 for any.
-//
-// Returns 0 or -errno.
-//
-// Caller: `address` is null or a string; `out` is null or may be written.
-int sealane_listener_bind(const char *address, struct sealane_listener **out);
-
-// The port that it got.
-//
-// Returns it, or a negative error.
-//
-// Caller: `listener` is alive.
-int sealane_listener_port(const struct sealane_listener *listener);
-
-// Destroys a listener and nulls the pointer. NULL, and a pointer to NULL, are no error.
-//
-// Caller: `listener` is null, or points to null or to a listener that nobody uses.
-void sealane_listener_destroy(struct sealane_listener **listener);
-
-// Connects to a listener at HOST:PORT, [V6]:PORT, unix:PATH or vsock:CID:PORT and opens all lanes
-// of a migration.
+// Connects as the dialler says and opens all lanes of a migration.
 //
 // `config` NULL: the defaults. `canceller` NULL: none.
 //
 // Returns 0; -SEALANE_E_NOT_AUTHENTICATED, -SEALANE_E_REFUSED, -SEALANE_E_CANCELLED,
-// -SEALANE_E_CONFIG, -errno.
+// -SEALANE_E_CONFIG, -errno; -SEALANE_E_MISUSE where fewer sockets were passed than there are
+// lanes.
 //
-// Caller: The handles are alive, or null where that is allowed; `address` is null or a string; `out` is
-// null or may be written.
-int sealane_lanes_dial(const char *address,
+// Caller: The handles are alive, or null where that is allowed; `out` is null or may be written.
+int sealane_lanes_dial(const struct sealane_dialler *dialler,
                        int role,
-                       const struct sealane_secret *secret,
+                       const struct sealane_trust *trust,
                        const struct sealane_config *config,
                        const struct sealane_canceller *canceller,
                        struct sealane_lanes **out);
 
-// Waits for a peer that holds the secret and opens all lanes of a migration. Strangers get no
-// answer, and a peer with the wrong role or limits is told so; neither ends the wait, only the
-// canceller does.
+// Waits for a peer that is trusted and opens all lanes of a migration. Strangers do not end the
+// wait, nor does a peer with the wrong role or limits, which is told so; only the canceller does.
+// Threads may wait at one listener beside each other, each for a migration of another name.
 //
 // `config` NULL: the defaults. `canceller` NULL: none.
 //
-// Returns 0; -SEALANE_E_CANCELLED, -SEALANE_E_CONFIG, -errno.
+// Returns 0; -SEALANE_E_CANCELLED, -SEALANE_E_CONFIG, -errno; -SEALANE_E_MISUSE where another
+// thread waits for a migration of the same name, or no socket that was passed is left.
 //
 // Caller: As sealane_lanes_dial.
 int sealane_lanes_accept(const struct sealane_listener *listener,
                          int role,
-                         const struct sealane_secret *secret,
+                         const struct sealane_trust *trust,
                          const struct sealane_config *config,
                          const struct sealane_canceller *canceller,
                          struct sealane_lanes **out);
@@ -558,6 +608,48 @@ ssize_t sealane_lanes_frame_bytes(const struct sealane_lanes *lanes);
 //
 // Caller: `lanes` is null, or points to null or to lanes that nobody uses.
 void sealane_lanes_destroy(struct sealane_lanes **lanes);
+
+// Listens at `ADDRESS:PORT` (`0.0.0.0:7800`, `[::]:7800`; port 0 for any), `unix:PATH`,
+// `vsock:CID:PORT` or `vsock:any:PORT`, or with a listening socket that was passed to this
+// process: `fd:N`, which is duplicated, or `systemd` (socket activation).
+//
+// A unix socket's file has mode 0600 and goes with the listener; one that nobody listens at is
+// replaced.
+//
+// Returns 0; -SEALANE_E_CONFIG where it is no such address or the socket does not listen; -errno.
+//
+// Caller: `address` is null or a string; `out` is null or may be written.
+int sealane_listener_bind(const char *address, struct sealane_listener **out);
+
+// The end of sealane_dialler_rendezvous that lets the other speak first.
+//
+// Returns 0; -SEALANE_E_CONFIG where these are no such addresses, or the same one; -errno.
+//
+// Caller: `local` and `remote` are null or strings; `out` is null or may be written.
+int sealane_listener_rendezvous(const char *local,
+                                const char *remote,
+                                struct sealane_listener **out);
+
+// Connections that were accepted elsewhere: connected stream sockets of any family, taken in
+// their order, each once. The descriptors are duplicated, as in sealane_dialler_sockets.
+//
+// Returns 0; -EINVAL without any; -SEALANE_E_CONFIG where one is no connected stream socket;
+// -errno.
+//
+// Caller: `fds` is null or has `count` numbers; `out` is null or may be written.
+int sealane_listener_sockets(const int *fds, size_t count, struct sealane_listener **out);
+
+// The TCP port that it got.
+//
+// Returns it; -EINVAL where it does not listen by TCP.
+//
+// Caller: `listener` is alive.
+int sealane_listener_port(const struct sealane_listener *listener);
+
+// Destroys a listener and nulls the pointer. NULL, and a pointer to NULL, are no error.
+//
+// Caller: `listener` is null, or points to null or to a listener that nobody uses.
+void sealane_listener_destroy(struct sealane_listener **listener);
 
 // Lets the library tell what it does to a callback, up to SEALANE_LOG_*; NULL for silence, which
 // is the default. One callback for the process; a call of the one before may still be going on
@@ -854,7 +946,7 @@ int sealane_stream_get_statistics(const struct sealane_stream *stream,
 void sealane_stream_destroy(struct sealane_stream **stream);
 
 // Opens a session over a connected stream socket (TCP, AF_UNIX), as the end that connected it.
-// Waits until the other end has shown that it holds the secret, at most the settings'
+// Waits until the other end has shown who it is, at most the settings'
 // handshake_timeout_ms. The descriptor is duplicated: close yours when you like, and leave the
 // socket's flags and options alone.
 //
@@ -866,7 +958,7 @@ void sealane_stream_destroy(struct sealane_stream **stream);
 // Caller: The handles are alive, or null where that is allowed; the places may be written.
 int sealane_streams_open(int fd,
                          int role,
-                         const struct sealane_secret *secret,
+                         const struct sealane_trust *trust,
                          const struct sealane_config *config,
                          const struct sealane_canceller *canceller,
                          struct sealane_streams **out_streams,
@@ -877,7 +969,36 @@ int sealane_streams_open(int fd,
 // Caller: As sealane_streams_open.
 int sealane_streams_answer(int fd,
                            int role,
-                           const struct sealane_secret *secret,
+                           const struct sealane_trust *trust,
+                           const struct sealane_config *config,
+                           const struct sealane_canceller *canceller,
+                           struct sealane_streams **out_streams,
+                           struct sealane_stream **out_stream);
+
+// Opens a session over a connection that the dialler makes. As sealane_streams_open;
+// sealane_streams_dial_next makes the session's other streams.
+//
+// Returns as sealane_streams_open; -SEALANE_E_MISUSE where no socket that was passed is left.
+//
+// Caller: As sealane_streams_open; `dialler` is alive.
+int sealane_streams_dial(const struct sealane_dialler *dialler,
+                         int role,
+                         const struct sealane_trust *trust,
+                         const struct sealane_config *config,
+                         const struct sealane_canceller *canceller,
+                         struct sealane_streams **out_streams,
+                         struct sealane_stream **out_stream);
+
+// Opens a session over a connection that comes to a listener, and waits for it. Strangers do not
+// end the wait, nor does a peer with the wrong role, which is told so; only the canceller does.
+// sealane_streams_accept_next waits for the session's other streams.
+//
+// Returns as sealane_lanes_accept.
+//
+// Caller: As sealane_streams_open.
+int sealane_streams_accept(const struct sealane_listener *listener,
+                           int role,
+                           const struct sealane_trust *trust,
                            const struct sealane_config *config,
                            const struct sealane_canceller *canceller,
                            struct sealane_streams **out_streams,
@@ -917,6 +1038,29 @@ int sealane_streams_admit(const struct sealane_streams *streams,
                           int fd,
                           const struct sealane_canceller *canceller,
                           struct sealane_stream **out_stream);
+
+// One more stream of a session that sealane_streams_dial began, over one more connection of its
+// dialler's, to the host that the first one reached.
+//
+// Returns as sealane_streams_join; -EINVAL where the session was not begun so, or no socket that
+// was passed is left.
+//
+// Caller: As sealane_streams_open.
+int sealane_streams_dial_next(const struct sealane_streams *streams,
+                              const struct sealane_canceller *canceller,
+                              struct sealane_stream **out_stream);
+
+// Waits for one more stream of a session that sealane_streams_accept began at this listener. Only
+// the canceller ends the wait.
+//
+// Returns 0; -SEALANE_E_CANCELLED; -errno; -SEALANE_E_MISUSE where the session was begun
+// otherwise, or no socket that was passed is left.
+//
+// Caller: As sealane_streams_open.
+int sealane_streams_accept_next(const struct sealane_streams *streams,
+                                const struct sealane_listener *listener,
+                                const struct sealane_canceller *canceller,
+                                struct sealane_stream **out_stream);
 
 // Says that the migration is complete: the secret opens no other session in this process.
 //
@@ -1042,6 +1186,64 @@ int sealane_target_done(const struct sealane_target *target, struct sealane_stat
 //
 // Caller: `target` is null, or points to null or to a target that nobody uses.
 void sealane_target_destroy(struct sealane_target **target);
+
+// Reads certificates from a directory as QEMU and libvirt lay it out: `ca-cert.pem`, `ca-crl.pem`
+// where there is one, `client-cert.pem` and `client-key.pem` for the end that connects,
+// `server-cert.pem` and `server-key.pem` for the end that accepts. One of the pairs suffices for
+// its end.
+//
+// `peer` is the host that is expected at the other end, as its certificate names it: a DNS name or
+// an IP address of its subjectAltName, or `sha256:` and its fingerprint. Any host of the CA has a
+// certificate, so that one alone is no permission.
+//
+// Returns 0; -SEALANE_E_CONFIG where a certificate is out of its time, of another CA, revoked,
+// without its key or not for its end, where others can read a key, where `peer` is no such name,
+// or where the library was built without certificates; -errno.
+//
+// Caller: `directory` and `peer` are null or strings; `out` is null or may be written.
+int sealane_certificates_from_directory(const char *directory,
+                                        const char *peer,
+                                        struct sealane_certificates **out);
+
+// Reads one certificate for both ends, as far as its extended key usage allows: the files of the
+// CA, of the certificate, of its key, and of what the CA has revoked, which may be NULL. As
+// sealane_certificates_from_directory.
+//
+// Caller: The texts are null or strings; `out` is null or may be written.
+int sealane_certificates_from_files(const char *ca,
+                                    const char *cert,
+                                    const char *key,
+                                    const char *crl,
+                                    const char *peer,
+                                    struct sealane_certificates **out);
+
+// Whether they serve this end of a connection (SEALANE_SIDE_*), before there is one: a directory
+// may have a certificate for one end alone.
+//
+// Returns 0; -SEALANE_E_CONFIG or -errno where they do not; -EINVAL.
+//
+// Caller: `certificates` is alive.
+int sealane_certificates_check(const struct sealane_certificates *certificates, int side);
+
+// Destroys certificates and nulls the pointer. NULL, and a pointer to NULL, are no error.
+//
+// Caller: `certificates` is null, or points to null or to certificates that nobody uses.
+void sealane_certificates_destroy(struct sealane_certificates **certificates);
+
+// Trust by a secret (`certificates` NULL), by certificates (`secret` NULL), or by both: then
+// whoever comes between must break both. The other end needs the same kind of trust.
+//
+// Returns 0; -EINVAL where both are NULL.
+//
+// Caller: The handles are alive or null; `out` is null or may be written.
+int sealane_trust_new(const struct sealane_secret *secret,
+                      const struct sealane_certificates *certificates,
+                      struct sealane_trust **out);
+
+// Destroys trust and nulls the pointer. NULL, and a pointer to NULL, are no error.
+//
+// Caller: `trust` is null, or points to null or to trust that nobody uses.
+void sealane_trust_destroy(struct sealane_trust **trust);
 
 #ifdef __cplusplus
 }  // extern "C"

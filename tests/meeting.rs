@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use sealane::error::PeerError;
 use sealane::stream::{Stream, Streams};
-use sealane::{Canceller, Config, Dial, EngineChoice, Error, OneTimeSecret, Role};
+use sealane::{Canceller, Config, Dial, EngineChoice, Error, Listener, OneTimeSecret, Role};
 
 use hosts::{EAST, cut_wire, two_hosts};
 
@@ -105,6 +105,43 @@ fn streams_of_sockets_that_others_connected() {
 
 /// Three streams to a host that dies: one whose reader has stopped, so that its window is closed;
 /// one with bytes on their way; one that is idle.
+/// Who waits keeps nobody else from the listener, for good least of all.
+#[test]
+fn while_one_waits_others_look_at_the_listener_and_wait_too() {
+    let config = |name: &str| {
+        let mut config = config(EngineChoice::Syscalls, Duration::from_secs(30));
+        config.migration_name = name.to_owned();
+        config
+    };
+    let listener = Listener::bind("127.0.0.1:0").unwrap();
+    let cancel = Canceller::default();
+    let wait = |config: &Config, cancel: &Canceller| {
+        let secret = OneTimeSecret::generate().unwrap();
+        listener.accept_streams(Role::Target, &secret, config, cancel).err().unwrap()
+    };
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| {
+            loop {
+                match wait(&config("first"), &cancel) {
+                    Error::Misuse(_) => {} // who looks whether it waits was there
+                    error => break error,
+                }
+            }
+        });
+        let over = Canceller::default();
+        over.cancel();
+        // It waits where another one may not.
+        while !matches!(wait(&config("first"), &over), Error::Misuse(_)) {}
+        for _ in 0..100 {
+            assert_ne!(listener.local_address().unwrap().port(), 0);
+            let second = wait(&config("second"), &over);
+            assert!(matches!(second, Error::Cancelled { .. }), "{second}");
+        }
+        cancel.cancel();
+        assert!(matches!(first.join().unwrap(), Error::Cancelled { .. }));
+    });
+}
+
 fn a_dead_host_is_seen(engine: EngineChoice) {
     let own = config(engine, Duration::from_secs(2));
     let secret = OneTimeSecret::generate().unwrap();

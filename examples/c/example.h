@@ -51,6 +51,29 @@ static inline int configure(struct sealane_config *config, char **settings)
 	return 0;
 }
 
+/*
+ * Trust, from an argument: a file with a secret, or DIRECTORY@PEER, which is a directory with
+ * certificates (docs/certificates.md) and the name that the other end's certificate must have.
+ */
+static inline int trust_new(char *argument, struct sealane_trust **trust)
+{
+	struct sealane_secret *secret = NULL;
+	struct sealane_certificates *certificates = NULL;
+	char *peer = strrchr(argument, '@');
+	int status = 0;
+
+	if (peer)
+		*peer++ = '\0';
+	if ((peer ? sealane_certificates_from_directory(argument, peer,
+	                                                &certificates)
+	          : sealane_secret_read(argument, &secret)) < 0 ||
+	    sealane_trust_new(secret, certificates, trust) < 0)
+		status = complain("trust");
+	sealane_certificates_destroy(&certificates);
+	sealane_secret_destroy(&secret);
+	return status;
+}
+
 /* A guest with so much memory, zero all over. */
 static inline int guest_new(struct guest *guest, const char *mib)
 {

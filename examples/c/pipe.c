@@ -15,7 +15,7 @@ enum { BUFFER_BYTES = 65536 };
 
 struct end {
 	int fd;
-	const struct sealane_secret *secret;
+	const struct sealane_trust *trust;
 	const struct sealane_config *config;
 	int status;
 };
@@ -71,7 +71,7 @@ static void *send_side(void *argument)
 	struct sealane_streams *streams = NULL;
 	struct sealane_stream *stream = NULL;
 
-	if (sealane_streams_open(end->fd, SEALANE_ROLE_SOURCE, end->secret, end->config, NULL,
+	if (sealane_streams_open(end->fd, SEALANE_ROLE_SOURCE, end->trust, end->config, NULL,
 	                         &streams, &stream) < 0)
 		end->status = complain("open");
 	close(end->fd); /* the stream has a duplicate */
@@ -88,7 +88,7 @@ static void *receive_side(void *argument)
 	struct sealane_streams *streams = NULL;
 	struct sealane_stream *stream = NULL;
 
-	if (sealane_streams_answer(end->fd, SEALANE_ROLE_TARGET, end->secret, end->config, NULL,
+	if (sealane_streams_answer(end->fd, SEALANE_ROLE_TARGET, end->trust, end->config, NULL,
 	                           &streams, &stream) < 0)
 		end->status = complain("answer");
 	close(end->fd);
@@ -99,9 +99,9 @@ static void *receive_side(void *argument)
 	return NULL;
 }
 
-static int run(const struct sealane_secret *secret, const struct sealane_config *config)
+static int run(const struct sealane_trust *trust, const struct sealane_config *config)
 {
-	struct end near = {-1, secret, config, 0}, far = {-1, secret, config, 0};
+	struct end near = {-1, trust, config, 0}, far = {-1, trust, config, 0};
 	pthread_t thread;
 	int fds[2];
 
@@ -125,6 +125,7 @@ static int run(const struct sealane_secret *secret, const struct sealane_config 
 int main(int count, char **arguments)
 {
 	struct sealane_secret *secret = NULL;
+	struct sealane_trust *trust = NULL;
 	struct sealane_config *config = NULL;
 	int status;
 
@@ -133,8 +134,11 @@ int main(int count, char **arguments)
 	                                         : configure(config, arguments + 1);
 	if (status == 0 && sealane_secret_generate(&secret) < 0)
 		status = complain("secret");
+	if (status == 0 && sealane_trust_new(secret, NULL, &trust) < 0)
+		status = complain("trust");
 	if (status == 0)
-		status = run(secret, config);
+		status = run(trust, config);
+	sealane_trust_destroy(&trust);
 	sealane_secret_destroy(&secret);
 	sealane_config_destroy(&config);
 	return status;

@@ -1,9 +1,10 @@
 /*
- * A VMM that sends its guest: source HOST:PORT SECRET-FILE MIB [KEY=VALUE ..]
+ * A VMM that sends its guest: source ADDRESS TRUST MIB [KEY=VALUE ..]
  *
  * Start target first, on this or another host. Both need the same secret, which is good for one
- * migration: (umask 077; openssl rand -hex 32 > key). Settings are those of sealane(3), for
- * example lanes=4. Exits 0 once the target has the guest, 1 after an error, 2 for wrong arguments.
+ * migration: (umask 077; openssl rand -hex 32 > key); its file is TRUST. Or both have certificates
+ * of one CA: TRUST is DIRECTORY@PEER then. ADDRESS and settings are those of sealane(3), for
+ * example host:7800 and lanes=4. Exits 0 once the target has the guest, 1 after an error, 2 for wrong arguments.
  */
 #define _GNU_SOURCE /* memfd_create */
 #include "example.h"
@@ -56,17 +57,20 @@ static int start(char **arguments, const struct sealane_config *config,
                  const struct guest *guest,
                  struct sealane_source **source)
 {
-	struct sealane_secret *secret = NULL;
+	struct sealane_trust *trust = NULL;
+	struct sealane_dialler *dialler = NULL;
 	struct sealane_lanes *lanes = NULL;
 	struct sealane_region *ram = NULL;
 	const struct sealane_region *regions[1];
 	int status = 0;
 
-	if (sealane_secret_read(arguments[2], &secret) < 0 ||
-	    sealane_region_from_fd("ram", guest->fd, 0, guest->bytes,
+	if (trust_new(arguments[2], &trust) != 0)
+		return 1;
+	if (sealane_region_from_fd("ram", guest->fd, 0, guest->bytes,
 	                           &ram) < 0 ||
-	    sealane_lanes_dial(arguments[1], SEALANE_ROLE_SOURCE, secret,
-	                       config, NULL, &lanes) < 0) {
+	    sealane_dialler_new(arguments[1], &dialler) < 0 ||
+	    sealane_lanes_dial(dialler, SEALANE_ROLE_SOURCE, trust, config,
+	                       NULL, &lanes) < 0) {
 		status = complain("source");
 		goto out;
 	}
@@ -77,7 +81,8 @@ static int start(char **arguments, const struct sealane_config *config,
 out:
 	sealane_lanes_destroy(&lanes);
 	sealane_region_destroy(&ram);
-	sealane_secret_destroy(&secret);
+	sealane_dialler_destroy(&dialler);
+	sealane_trust_destroy(&trust);
 	return status;
 }
 
@@ -89,7 +94,7 @@ int main(int count, char **arguments)
 	int status;
 
 	if (count < 4) {
-		fputs("usage: source HOST:PORT SECRET-FILE MIB [KEY=VALUE ..]\n", stderr);
+		fputs("usage: source ADDRESS TRUST MIB [KEY=VALUE ..]\n", stderr);
 		return 2;
 	}
 	status = sealane_config_new(&config) < 0 ? complain("settings")

@@ -1,8 +1,8 @@
 /*
- * A VMM that receives a guest: target ADDRESS:PORT SECRET-FILE MIB [KEY=VALUE ..]
+ * A VMM that receives a guest: target ADDRESS TRUST MIB [KEY=VALUE ..]
  *
- * See source.c for the other end. Port 0 takes any: the first line says which. Exits 0 once the
- * guest is here, 1 after an error, 2 for wrong arguments.
+ * See source.c for the other end. ADDRESS is one of this host's and a port, 0 for any: the first
+ * line says which. Exits 0 once the guest is here, 1 after an error, 2 for wrong arguments.
  */
 #define _GNU_SOURCE /* memfd_create */
 #include "example.h"
@@ -70,27 +70,28 @@ static int receive(struct sealane_target *target, struct guest *guest)
 static int start(char **arguments, const struct sealane_config *config,
                  struct sealane_target **target)
 {
-	struct sealane_secret *secret = NULL;
+	struct sealane_trust *trust = NULL;
 	struct sealane_listener *listener = NULL;
 	struct sealane_lanes *lanes = NULL;
 	int port, status = 0;
 
-	if (sealane_secret_read(arguments[2], &secret) < 0 ||
-	    sealane_listener_bind(arguments[1], &listener) < 0 ||
+	if (trust_new(arguments[2], &trust) != 0)
+		return 1;
+	if (sealane_listener_bind(arguments[1], &listener) < 0 ||
 	    (port = sealane_listener_port(listener)) < 0) {
 		status = complain("target");
 		goto out;
 	}
 	printf("listening at port %d\n", port);
 	fflush(stdout);
-	if (sealane_lanes_accept(listener, SEALANE_ROLE_TARGET, secret,
+	if (sealane_lanes_accept(listener, SEALANE_ROLE_TARGET, trust,
 	                         config, NULL, &lanes) < 0 ||
 	    sealane_target_start(lanes, config, NULL, target) < 0)
 		status = complain("target");
 out:
 	sealane_lanes_destroy(&lanes);
 	sealane_listener_destroy(&listener);
-	sealane_secret_destroy(&secret);
+	sealane_trust_destroy(&trust);
 	return status;
 }
 
@@ -102,7 +103,7 @@ int main(int count, char **arguments)
 	int status;
 
 	if (count < 4) {
-		fputs("usage: target ADDRESS:PORT SECRET-FILE MIB [KEY=VALUE ..]\n", stderr);
+		fputs("usage: target ADDRESS TRUST MIB [KEY=VALUE ..]\n", stderr);
 		return 2;
 	}
 	status = sealane_config_new(&config) < 0 ? complain("settings")

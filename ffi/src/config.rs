@@ -48,7 +48,8 @@ const ENGINES: [(&str, EngineChoice); 2] =
 const ZERO_COPIES: [(&str, ZeroCopy); 3] =
     [("auto", ZeroCopy::Auto), ("require", ZeroCopy::Require), ("off", ZeroCopy::Off)];
 const KEYS: &str = "lanes, frame_bytes, slots_per_lane, bandwidth_bytes_per_s, provider, engine, \
-    zero_copy, sqpoll, handshake_timeout_ms, peer_timeout_ms, socket_buffer_bytes, congestion";
+    zero_copy, sqpoll, handshake_timeout_ms, peer_timeout_ms, socket_buffer_bytes, congestion, \
+    migration_name";
 
 /// New settings with their defaults.
 ///
@@ -120,6 +121,7 @@ fn set(config: &mut Config, key: &str, value: &str) -> Outcome<()> {
         "peer_timeout_ms" => config.peer_timeout = Duration::from_millis(number(key, value)?),
         "socket_buffer_bytes" => config.socket_buffer_bytes = number(key, value)?,
         "congestion" => config.congestion = (!value.is_empty()).then(|| value.to_owned()),
+        "migration_name" => value.clone_into(&mut config.migration_name),
         _ => return Err(wrong(key, "an unknown key", KEYS)),
     }
     Ok(())
@@ -440,6 +442,30 @@ pub unsafe extern "C" fn sealane_config_set_congestion(
         with(config, |config| {
             let name = if name.is_null() { "" } else { text("a name", name)? };
             lock(config).congestion = (!name.is_empty()).then(|| name.to_owned());
+            Ok(0)
+        })
+    })
+}
+
+/// Name of the migration, the same at both ends: any text, for example the guest's UUID. Several
+/// may wait at one listener, each for a migration of another name. NULL or "" for none. Default
+/// none.
+///
+/// Returns 0 or -EINVAL.
+///
+/// # Safety
+///
+/// `config` is alive; `name` is null or a string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_config_set_migration_name(
+    config: *mut sealane_config,
+    name: *const c_char,
+) -> c_int {
+    // SAFETY: `config` as this function's, and so `name`.
+    int(unsafe {
+        with(config, |config| {
+            let name = if name.is_null() { "" } else { text("a name", name)? };
+            name.clone_into(&mut lock(config).migration_name);
             Ok(0)
         })
     })

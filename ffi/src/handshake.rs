@@ -13,7 +13,7 @@ use crate::error::undone;
 use crate::fence::{Handle, Outcome, argument, call, destroy, give, int, opaque, place, with};
 use crate::lanes::lock;
 use crate::streams::{duplicate, role_of};
-use crate::{Failure, sealane_config, sealane_secret, sealane_stream, sealane_streams};
+use crate::{Failure, sealane_config, sealane_stream, sealane_streams, sealane_trust};
 
 /// A handshake under way. Any thread may use it.
 pub struct sealane_handshake(Handle<Pending>);
@@ -84,7 +84,7 @@ pub unsafe extern "C" fn sealane_handshake_start(
     side: c_int,
     fd: c_int,
     role: c_int,
-    secret: *const sealane_secret,
+    trust: *const sealane_trust,
     config: *const sealane_config,
     out: *mut *mut sealane_handshake,
 ) -> c_int {
@@ -92,12 +92,12 @@ pub unsafe extern "C" fn sealane_handshake_start(
         place(out)?;
         let (side, role) = (side_of(side)?, role_of(role)?);
         // SAFETY: as this function's.
-        let (secret, config) = unsafe { (argument(secret)?, crate::config::settings(config)?) };
-        let (secret, socket) = (secret.clone(), duplicate(fd)?);
+        let (trust, config) = unsafe { (argument(trust)?, crate::config::settings(config)?) };
+        let (trust, socket) = (trust.clone(), duplicate(fd)?);
         let pending = Pending::start(move |cancel| {
             Ok(match side {
-                Side::Connected => Streams::open(socket, role, &secret, &config, cancel),
-                Side::Accepted => Streams::answer(socket, role, &secret, &config, cancel),
+                Side::Connected => Streams::open(socket, role, &trust, &config, cancel),
+                Side::Accepted => Streams::answer(socket, role, &trust, &config, cancel),
             }?)
         })?;
         // SAFETY: not null, and may be written by the caller's word.
@@ -201,12 +201,12 @@ pub unsafe extern "C" fn sealane_handshake_destroy(handshake: *mut *mut sealane_
     unsafe { destroy(handshake) }
 }
 
-enum Side {
+pub(crate) enum Side {
     Connected,
     Accepted,
 }
 
-fn side_of(side: c_int) -> Outcome<Side> {
+pub(crate) fn side_of(side: c_int) -> Outcome<Side> {
     match side {
         SEALANE_SIDE_CONNECTED => Ok(Side::Connected),
         SEALANE_SIDE_ACCEPTED => Ok(Side::Accepted),

@@ -3,119 +3,62 @@
 use std::ffi::{c_char, c_int};
 use std::sync::Mutex;
 
-use sealane::{Lanes, Listener, Role, dial};
+use sealane::{Lanes, Role, dial};
 
 use crate::doctor::provider_name;
-use crate::fence::{
-    Handle, Outcome, argument, call, destroy, give, int, opaque, place, text, with,
-};
+use crate::fence::{Handle, Outcome, argument, destroy, give, int, opaque, place, with};
 use crate::streams::{cancel, role_of};
-use crate::{Failure, sealane_canceller, sealane_config, sealane_secret};
-
-/// Waits at an address for the other end. One thread at a time waits; another waits for it. Its
-/// port can be asked for meanwhile.
-pub struct sealane_listener(Handle<Listening>);
-opaque!(sealane_listener, Listening);
-
-/// A listener, and what can be known of it while a thread waits.
-pub struct Listening {
-    port: u16,
-    listener: Mutex<Listener>,
-}
+use crate::{
+    Failure, sealane_canceller, sealane_config, sealane_dialler, sealane_listener, sealane_trust,
+};
 
 /// Authenticated connections of a migration, until a source or a target takes them. Any thread may
 /// use it.
 pub struct sealane_lanes(Handle<Mutex<Option<Lanes>>>);
 opaque!(sealane_lanes, Mutex<Option<Lanes>>);
 
-/// Listens at ADDRESS:PORT, for example `0.0.0.0:7800` or `[::]:7800`; port 0 for any.
-///
-/// Returns 0 or -errno.
-///
-/// # Safety
-///
-/// `address` is null or a string; `out` is null or may be written.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sealane_listener_bind(
-    address: *const c_char,
-    out: *mut *mut sealane_listener,
-) -> c_int {
-    int(call(|| {
-        place(out)?;
-        // SAFETY: `address` as this function's.
-        let listener = Listener::bind(unsafe { text("an address", address) }?)?;
-        let port = listener.local_address()?.port();
-        // SAFETY: not null, and may be written by the caller's word.
-        unsafe { give(out, Listening { port, listener: Mutex::new(listener) }) };
-        Ok(0)
-    }))
-}
-
-/// The port that it got.
-///
-/// Returns it, or a negative error.
-///
-/// # Safety
-///
-/// `listener` is alive.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sealane_listener_port(listener: *const sealane_listener) -> c_int {
-    // SAFETY: as this function's.
-    int(unsafe { with(listener, |listening| Ok(listening.port.into())) })
-}
-
-/// Destroys a listener and nulls the pointer. NULL, and a pointer to NULL, are no error.
-///
-/// # Safety
-///
-/// `listener` is null, or points to null or to a listener that nobody uses.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sealane_listener_destroy(listener: *mut *mut sealane_listener) {
-    // SAFETY: as this function's.
-    unsafe { destroy(listener) }
-}
-
-/// Connects to a listener at HOST:PORT, [V6]:PORT, unix:PATH or vsock:CID:PORT and opens all lanes
-/// of a migration.
+/// Connects as the dialler says and opens all lanes of a migration.
 ///
 /// `config` NULL: the defaults. `canceller` NULL: none.
 ///
 /// Returns 0; -SEALANE_E_NOT_AUTHENTICATED, -SEALANE_E_REFUSED, -SEALANE_E_CANCELLED,
-/// -SEALANE_E_CONFIG, -errno.
+/// -SEALANE_E_CONFIG, -errno; -SEALANE_E_MISUSE where fewer sockets were passed than there are
+/// lanes.
 ///
 /// # Safety
 ///
-/// The handles are alive, or null where that is allowed; `address` is null or a string; `out` is
-/// null or may be written.
+/// The handles are alive, or null where that is allowed; `out` is null or may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sealane_lanes_dial(
-    address: *const c_char,
+    dialler: *const sealane_dialler,
     role: c_int,
-    secret: *const sealane_secret,
+    trust: *const sealane_trust,
     config: *const sealane_config,
     canceller: *const sealane_canceller,
     out: *mut *mut sealane_lanes,
 ) -> c_int {
-    int(call(|| {
-        place(out)?;
-        // SAFETY: as this function's.
-        let (address, secret) = unsafe { (text("an address", address)?, argument(secret)?) };
-        // SAFETY: as this function's.
-        let (config, cancel) = unsafe { (crate::config::settings(config)?, cancel(canceller)?) };
-        let lanes = dial(&address.parse()?, role_of(role)?, secret, &config, &cancel)?;
-        // SAFETY: not null, and may be written by the caller's word.
-        unsafe { give(out, Mutex::new(Some(lanes))) };
-        Ok(0)
-    }))
+    // SAFETY: as this function's.
+    int(unsafe {
+        with(dialler, |dialler| {
+            place(out)?;
+            let (trust, config) = (argument(trust)?, crate::config::settings(config)?);
+            let (role, cancel) = (role_of(role)?, cancel(canceller)?);
+            let dialler = lock(dialler).clone();
+            let lanes = dial(&dialler, role, trust, &config, &cancel)?;
+            give(out, Mutex::new(Some(lanes)));
+            Ok(0)
+        })
+    })
 }
 
-/// Waits for a peer that holds the secret and opens all lanes of a migration. Strangers get no
-/// answer, and a peer with the wrong role or limits is told so; neither ends the wait, only the
-/// canceller does.
+/// Waits for a peer that is trusted and opens all lanes of a migration. Strangers do not end the
+/// wait, nor does a peer with the wrong role or limits, which is told so; only the canceller does.
+/// Threads may wait at one listener beside each other, each for a migration of another name.
 ///
 /// `config` NULL: the defaults. `canceller` NULL: none.
 ///
-/// Returns 0; -SEALANE_E_CANCELLED, -SEALANE_E_CONFIG, -errno.
+/// Returns 0; -SEALANE_E_CANCELLED, -SEALANE_E_CONFIG, -errno; -SEALANE_E_MISUSE where another
+/// thread waits for a migration of the same name, or no socket that was passed is left.
 ///
 /// # Safety
 ///
@@ -124,18 +67,18 @@ pub unsafe extern "C" fn sealane_lanes_dial(
 pub unsafe extern "C" fn sealane_lanes_accept(
     listener: *const sealane_listener,
     role: c_int,
-    secret: *const sealane_secret,
+    trust: *const sealane_trust,
     config: *const sealane_config,
     canceller: *const sealane_canceller,
     out: *mut *mut sealane_lanes,
 ) -> c_int {
     // SAFETY: as this function's.
     int(unsafe {
-        with(listener, |listening| {
+        with(listener, |listener| {
             place(out)?;
-            let (secret, config) = (argument(secret)?, crate::config::settings(config)?);
+            let (trust, config) = (argument(trust)?, crate::config::settings(config)?);
             let (role, cancel) = (role_of(role)?, cancel(canceller)?);
-            let lanes = lock(&listening.listener).accept(role, secret, &config, &cancel)?;
+            let lanes = listener.accept(role, trust, &config, &cancel)?;
             give(out, Mutex::new(Some(lanes)));
             Ok(0)
         })

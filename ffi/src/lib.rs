@@ -6,12 +6,14 @@
 #![allow(non_camel_case_types)]
 
 mod config;
+mod dialler;
 mod doctor;
 mod error;
 mod fence;
 mod fork;
 mod handshake;
 mod lanes;
+mod listener;
 mod log;
 mod progress;
 mod region;
@@ -20,12 +22,15 @@ mod source;
 mod stream;
 mod streams;
 mod target;
+mod trust;
 
 pub use config::*;
+pub use dialler::*;
 pub use doctor::*;
 pub use error::*;
 pub use handshake::*;
 pub use lanes::*;
+pub use listener::*;
 pub use log::*;
 pub use progress::*;
 pub use region::*;
@@ -34,6 +39,7 @@ pub use source::*;
 pub use stream::*;
 pub use streams::*;
 pub use target::*;
+pub use trust::*;
 
 /// Version of this header: major.
 pub const SEALANE_VERSION_MAJOR: u32 = 0;

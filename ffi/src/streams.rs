@@ -4,12 +4,16 @@ use std::ffi::{c_char, c_int};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use sealane::stream::{Asks, Stream, Streams};
-use sealane::{Canceller, Role};
+use sealane::{Canceller, Config, Role, Trust};
 
 use crate::doctor::provider_name;
 use crate::error::undone;
 use crate::fence::{Handle, Outcome, argument, call, destroy, give, int, opaque, place, with};
-use crate::{Failure, sealane_canceller, sealane_config, sealane_secret, sealane_stream};
+use crate::lanes::lock;
+use crate::{
+    Failure, sealane_canceller, sealane_config, sealane_dialler, sealane_listener, sealane_stream,
+    sealane_trust,
+};
 
 /// A session of streams: the first connection shows who is there, the others join it. Any
 /// thread may use it; streams outlive it.
@@ -27,7 +31,7 @@ pub const SEALANE_ASKS_OPEN: c_int = 1;
 pub const SEALANE_ASKS_JOIN: c_int = 2;
 
 /// Opens a session over a connected stream socket (TCP, AF_UNIX), as the end that connected it.
-/// Waits until the other end has shown that it holds the secret, at most the settings'
+/// Waits until the other end has shown who it is, at most the settings'
 /// handshake_timeout_ms. The descriptor is duplicated: close yours when you like, and leave the
 /// socket's flags and options alone.
 ///
@@ -43,7 +47,7 @@ pub const SEALANE_ASKS_JOIN: c_int = 2;
 pub unsafe extern "C" fn sealane_streams_open(
     fd: c_int,
     role: c_int,
-    secret: *const sealane_secret,
+    trust: *const sealane_trust,
     config: *const sealane_config,
     canceller: *const sealane_canceller,
     out_streams: *mut *mut sealane_streams,
@@ -51,10 +55,9 @@ pub unsafe extern "C" fn sealane_streams_open(
 ) -> c_int {
     // SAFETY: as this function's.
     unsafe {
-        let open = |fd, role, secret: &_, config: &_, canceller: &_| {
-            Streams::open(fd, role, secret, config, canceller)
-        };
-        begin(fd, role, (secret, config, canceller), (out_streams, out_stream), open)
+        begin(role, (trust, config, canceller), (out_streams, out_stream), |by| {
+            Ok(Streams::open(duplicate(fd)?, by.role, by.trust, &by.config, &by.cancel)?)
+        })
     }
 }
 
@@ -67,7 +70,7 @@ pub unsafe extern "C" fn sealane_streams_open(
 pub unsafe extern "C" fn sealane_streams_answer(
     fd: c_int,
     role: c_int,
-    secret: *const sealane_secret,
+    trust: *const sealane_trust,
     config: *const sealane_config,
     canceller: *const sealane_canceller,
     out_streams: *mut *mut sealane_streams,
@@ -75,10 +78,64 @@ pub unsafe extern "C" fn sealane_streams_answer(
 ) -> c_int {
     // SAFETY: as this function's.
     unsafe {
-        let answer = |fd, role, secret: &_, config: &_, canceller: &_| {
-            Streams::answer(fd, role, secret, config, canceller)
-        };
-        begin(fd, role, (secret, config, canceller), (out_streams, out_stream), answer)
+        begin(role, (trust, config, canceller), (out_streams, out_stream), |by| {
+            Ok(Streams::answer(duplicate(fd)?, by.role, by.trust, &by.config, &by.cancel)?)
+        })
+    }
+}
+
+/// Opens a session over a connection that the dialler makes. As sealane_streams_open;
+/// sealane_streams_dial_next makes the session's other streams.
+///
+/// Returns as sealane_streams_open; -SEALANE_E_MISUSE where no socket that was passed is left.
+///
+/// # Safety
+///
+/// As sealane_streams_open; `dialler` is alive.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_streams_dial(
+    dialler: *const sealane_dialler,
+    role: c_int,
+    trust: *const sealane_trust,
+    config: *const sealane_config,
+    canceller: *const sealane_canceller,
+    out_streams: *mut *mut sealane_streams,
+    out_stream: *mut *mut sealane_stream,
+) -> c_int {
+    // SAFETY: as this function's.
+    unsafe {
+        begin(role, (trust, config, canceller), (out_streams, out_stream), |by| {
+            let dialler = lock(argument(dialler)?).clone();
+            Ok(Streams::dial(&dialler, by.role, by.trust, &by.config, &by.cancel)?)
+        })
+    }
+}
+
+/// Opens a session over a connection that comes to a listener, and waits for it. Strangers do not
+/// end the wait, nor does a peer with the wrong role, which is told so; only the canceller does.
+/// sealane_streams_accept_next waits for the session's other streams.
+///
+/// Returns as sealane_lanes_accept.
+///
+/// # Safety
+///
+/// As sealane_streams_open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_streams_accept(
+    listener: *const sealane_listener,
+    role: c_int,
+    trust: *const sealane_trust,
+    config: *const sealane_config,
+    canceller: *const sealane_canceller,
+    out_streams: *mut *mut sealane_streams,
+    out_stream: *mut *mut sealane_stream,
+) -> c_int {
+    // SAFETY: as this function's.
+    unsafe {
+        begin(role, (trust, config, canceller), (out_streams, out_stream), |by| {
+            let listener = argument(listener)?;
+            Ok(listener.accept_streams(by.role, by.trust, &by.config, &by.cancel)?)
+        })
     }
 }
 
@@ -109,35 +166,35 @@ pub unsafe extern "C" fn sealane_streams_asks(
     }))
 }
 
-type Begin = fn(
-    OwnedFd,
-    Role,
-    &sealane::OneTimeSecret,
-    &sealane::Config,
-    &Canceller,
-) -> sealane::Result<(Streams, Stream)>;
-type Given = (*const sealane_secret, *const sealane_config, *const sealane_canceller);
+type Given = (*const sealane_trust, *const sealane_config, *const sealane_canceller);
 type Places = (*mut *mut sealane_streams, *mut *mut sealane_stream);
+
+/// What a session is begun by.
+struct By<'a> {
+    role: Role,
+    trust: &'a Trust,
+    config: Config,
+    cancel: Canceller,
+}
 
 /// # Safety
 ///
 /// As [`sealane_streams_open`].
 unsafe fn begin(
-    fd: c_int,
     role: c_int,
-    (secret, config, canceller): Given,
+    (trust, config, canceller): Given,
     (out_streams, out_stream): Places,
-    begin: Begin,
+    begin: impl FnOnce(By<'_>) -> Outcome<(Streams, Stream)>,
 ) -> c_int {
     int(call(|| {
         place(out_streams)?;
         place(out_stream)?;
         let role = role_of(role)?;
         // SAFETY: as this function's.
-        let (secret, config) = unsafe { (argument(secret)?, crate::config::settings(config)?) };
+        let (trust, config) = unsafe { (argument(trust)?, crate::config::settings(config)?) };
         // SAFETY: as this function's.
         let cancel = unsafe { cancel(canceller) }?;
-        let (streams, stream) = begin(duplicate(fd)?, role, secret, &config, &cancel)?;
+        let (streams, stream) = begin(By { role, trust, config, cancel })?;
         // SAFETY: not null, and may be written by the caller's word.
         unsafe {
             give(out_streams, streams);
@@ -164,7 +221,11 @@ pub unsafe extern "C" fn sealane_streams_join(
     out_stream: *mut *mut sealane_stream,
 ) -> c_int {
     // SAFETY: as this function's.
-    unsafe { one_more(streams, fd, canceller, out_stream, Streams::join) }
+    unsafe {
+        one_more(streams, canceller, out_stream, |streams, cancel| {
+            undone(streams.join(duplicate(fd)?, cancel))
+        })
+    }
 }
 
 /// One more stream of the session over a connected socket, as the end that accepted it. As
@@ -182,7 +243,58 @@ pub unsafe extern "C" fn sealane_streams_admit(
     out_stream: *mut *mut sealane_stream,
 ) -> c_int {
     // SAFETY: as this function's.
-    unsafe { one_more(streams, fd, canceller, out_stream, Streams::admit) }
+    unsafe {
+        one_more(streams, canceller, out_stream, |streams, cancel| {
+            undone(streams.admit(duplicate(fd)?, cancel))
+        })
+    }
+}
+
+/// One more stream of a session that sealane_streams_dial began, over one more connection of its
+/// dialler's, to the host that the first one reached.
+///
+/// Returns as sealane_streams_join; -EINVAL where the session was not begun so, or no socket that
+/// was passed is left.
+///
+/// # Safety
+///
+/// As sealane_streams_open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_streams_dial_next(
+    streams: *const sealane_streams,
+    canceller: *const sealane_canceller,
+    out_stream: *mut *mut sealane_stream,
+) -> c_int {
+    // SAFETY: as this function's.
+    unsafe {
+        one_more(streams, canceller, out_stream, |streams, cancel| {
+            undone(streams.dial_next(cancel))
+        })
+    }
+}
+
+/// Waits for one more stream of a session that sealane_streams_accept began at this listener. Only
+/// the canceller ends the wait.
+///
+/// Returns 0; -SEALANE_E_CANCELLED; -errno; -SEALANE_E_MISUSE where the session was begun
+/// otherwise, or no socket that was passed is left.
+///
+/// # Safety
+///
+/// As sealane_streams_open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_streams_accept_next(
+    streams: *const sealane_streams,
+    listener: *const sealane_listener,
+    canceller: *const sealane_canceller,
+    out_stream: *mut *mut sealane_stream,
+) -> c_int {
+    // SAFETY: as this function's.
+    unsafe {
+        one_more(streams, canceller, out_stream, |streams, cancel| {
+            Ok(argument(listener)?.next_stream(streams, cancel)?)
+        })
+    }
 }
 
 /// # Safety
@@ -190,17 +302,15 @@ pub unsafe extern "C" fn sealane_streams_admit(
 /// As [`sealane_streams_join`].
 unsafe fn one_more(
     streams: *const sealane_streams,
-    fd: c_int,
     canceller: *const sealane_canceller,
     out_stream: *mut *mut sealane_stream,
-    join: fn(&Streams, OwnedFd, &Canceller) -> sealane::Result<Stream>,
+    join: impl FnOnce(&Streams, &Canceller) -> Outcome<Stream>,
 ) -> c_int {
     // SAFETY: as this function's.
     int(unsafe {
         with(streams, |streams| {
             place(out_stream)?;
-            let cancel = cancel(canceller)?;
-            give(out_stream, undone(join(streams, duplicate(fd)?, &cancel))?);
+            give(out_stream, join(streams, &cancel(canceller)?)?);
             Ok(0)
         })
     })

@@ -1,17 +1,28 @@
 //! C and C++ programs against the shared library, warnings being errors.
 #![allow(missing_docs)]
 
+#[path = "../../tests/support/pki.rs"]
+mod pki;
 mod program;
 
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use pki::{DAY, Leaf, Pki};
 use program::{command, compile, engines, root};
 
-/// Runs a C program with each engine. It prints what it skipped and nothing else: neither does the
-/// library.
 fn run(name: &str) {
+    run_with(name, |_| ());
+}
+
+/// Runs a C program with each engine, in a directory that is prepared for it. It prints what it
+/// skipped and nothing else: neither does the library.
+fn run_with(name: &str, prepare: impl Fn(&Path)) {
     let place = tempfile::tempdir().unwrap();
     let program = compile("cc", "-std=c99", name, place.path());
     for engine in engines() {
         let files = tempfile::tempdir_in(place.path()).unwrap();
+        prepare(files.path());
         let output = command(&program, files.path(), engine).output().unwrap();
         let out = String::from_utf8_lossy(&output.stdout);
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -42,6 +53,26 @@ fn after_a_fork_handles_are_the_parents() {
 #[test]
 fn the_other_end_and_who_stands_between_bring_about_every_error() {
     run("errors.c");
+}
+
+#[test]
+fn two_ends_meet_by_every_connection_and_by_every_trust() {
+    let pki = Pki::new();
+    let hosts = [("near.example", 7), ("far.example", 8), ("third.example", 9)];
+    for (name, serial) in hosts {
+        pki.host_of(name, &Leaf { serial, ..Leaf::named(name) });
+    }
+    let dials = pki.host("dials.example");
+    std::fs::remove_file(dials.join("server-cert.pem")).unwrap();
+    std::fs::remove_file(dials.join("server-key.pem")).unwrap();
+    std::fs::write(pki.directory.path().join("revokes-near.pem"), pki.revocations(&[7], DAY))
+        .unwrap();
+    run_with("meet.c", |files| {
+        // Without it the program expects a library that has no certificates.
+        if cfg!(feature = "certificates") {
+            symlink(pki.directory.path(), files.join("pki")).unwrap();
+        }
+    });
 }
 
 #[test]

@@ -2,6 +2,9 @@
 //! installs it there and runs these with SEALANE_PREFIX.
 #![allow(missing_docs)]
 
+#[path = "../../tests/support/pki.rs"]
+mod pki;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -115,19 +118,31 @@ fn examples() -> TempDir {
 
 #[test]
 fn the_examples_source_and_target_move_a_guest() {
-    let place = examples();
+    let (place, pki) = (examples(), pki::Pki::new());
     let secret = place.path().join("key");
     fs::write(&secret, "5a".repeat(32)).unwrap();
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    let secret = secret.display().to_string();
+    move_a_guest(place.path(), &secret, &secret);
+    let host = |name, peer| format!("{}@{peer}", pki.host(name).display());
+    move_a_guest(
+        place.path(),
+        &host("source.example", "target.example"),
+        &host("target.example", "source.example"),
+    );
+}
+
+/// By the trust of each end.
+fn move_a_guest(place: &Path, source_has: &str, target_has: &str) {
     let mut target = command("timeout");
-    target.arg("60").arg(place.path().join("target")).arg("127.0.0.1:0").arg(&secret);
+    target.arg("60").arg(place.join("target")).arg("127.0.0.1:0").arg(target_has);
     let mut target = target.args(["64", "lanes=2"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(target.stdout.take().unwrap()).lines();
     let first = said.next().unwrap().unwrap();
     let port = first.strip_prefix("listening at port ").unwrap_or_else(|| panic!("{first}"));
     let mut source = command("timeout");
-    source.arg("60").arg(place.path().join("source")).arg(format!("127.0.0.1:{port}"));
-    let source = succeeds(source.arg(&secret).args(["64", "lanes=2"]));
+    source.arg("60").arg(place.join("source")).arg(format!("127.0.0.1:{port}"));
+    let source = succeeds(source.arg(source_has).args(["64", "lanes=2"]));
     let rest: Vec<_> = said.map(Result::unwrap).collect();
     assert!(target.wait().unwrap().success(), "{rest:?}");
     let is_guest = |line: &&str| line.starts_with("guest: ");

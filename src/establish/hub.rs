@@ -53,6 +53,8 @@ struct Board {
     waiting: Vec<Waiting>,
     /// Somebody does the work.
     led: bool,
+    /// How many want to look at the door, or do.
+    looks: usize,
     /// TLS handshakes that have begun since the work was looked at last.
     greeted: Vec<Stranger>,
     /// Authentic first messages that were answered: recorded and sent again they would keep who
@@ -124,8 +126,10 @@ impl Hub {
         Ok(Arc::new(Self { porter, board, changed, wake }))
     }
 
-    /// Looks at the door.
+    /// Looks at the door. Who waits there lets go of it: a mutex alone would be taken again at
+    /// once, and again.
     pub fn door<T>(&self, look: impl FnOnce(&mut Door) -> T) -> T {
+        let _look = Look::begin(self);
         look(&mut self.porter.lock().expect("no panic while it is held").door)
     }
 
@@ -305,7 +309,7 @@ impl Ticket {
             if until.is_over() {
                 return Ok(None);
             }
-            if board.led {
+            if board.led || board.looks > 0 {
                 let waited = hub.changed.wait_timeout(board, TICK);
                 board = waited.expect("no panic while it is held").0;
                 continue;
@@ -381,6 +385,24 @@ struct Led<'a>(&'a Hub);
 impl Drop for Led<'_> {
     fn drop(&mut self) {
         self.0.board().led = false;
+        self.0.changed.notify_all();
+    }
+}
+
+/// Somebody who wants to look at the door; until then nobody begins to work there.
+struct Look<'a>(&'a Hub);
+
+impl<'a> Look<'a> {
+    fn begin(hub: &'a Hub) -> Self {
+        hub.board().looks += 1;
+        let _ = hub.wake.write(1);
+        Self(hub)
+    }
+}
+
+impl Drop for Look<'_> {
+    fn drop(&mut self) {
+        self.0.board().looks -= 1;
         self.0.changed.notify_all();
     }
 }

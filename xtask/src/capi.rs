@@ -60,6 +60,8 @@ pub fn test() -> Result {
         for (name, value) in way.environment {
             tests.env(name, value);
         }
+        let suppressions = here.join("ffi/tests/c/valgrind.supp");
+        tests.env("VALGRIND_OPTS", format!("--suppressions={}", suppressions.display()));
         counts.run(tests.args(["--", "--show-output"]).args(way.arguments))?;
     }
     println!("== the C tests with what is under permissive licences alone");

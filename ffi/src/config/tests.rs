@@ -73,6 +73,8 @@ fn a_key_and_a_setter_set_the_same() {
             sealane_config_set_socket_buffer_bytes(1 << 20) socket_buffer_bytes = 1 << 20;
         "congestion" "cubic" sealane_config_set_congestion(c"cubic".as_ptr())
             congestion = Some("cubic".to_owned());
+        "migration_name" "guest 7" sealane_config_set_migration_name(c"guest 7".as_ptr())
+            migration_name = "guest 7".to_owned();
     };
     assert_eq!(keys.join(", "), KEYS, "every key has a row");
 }

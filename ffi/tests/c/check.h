@@ -25,7 +25,7 @@
 struct end {
 	int fd;
 	int role;
-	const struct sealane_secret *secret;
+	const struct sealane_trust *trust;
 	const struct sealane_config *config;
 	struct sealane_streams *streams;
 	struct sealane_stream *stream;
@@ -71,11 +71,60 @@ static inline struct sealane_config *new_config(int engine)
 	return config;
 }
 
+/* Trust by that secret. */
+static inline struct sealane_trust *trust_in(const struct sealane_secret *secret)
+{
+	struct sealane_trust *trust = NULL;
+	CHECK(sealane_trust_new(secret, NULL, &trust) == 0);
+	return trust;
+}
+
+/* Trust by a secret of its own. */
+static inline struct sealane_trust *new_trust(void)
+{
+	struct sealane_secret *secret = NULL;
+	CHECK(sealane_secret_generate(&secret) == 0);
+	struct sealane_trust *trust = trust_in(secret);
+	sealane_secret_destroy(&secret);
+	return trust;
+}
+
+/* Where a listener of this machine listens. */
+static inline struct sealane_dialler *dialler_to(int port)
+{
+	struct sealane_dialler *dialler = NULL;
+	char address[64];
+	CHECK(port > 0);
+	snprintf(address, sizeof address, "127.0.0.1:%d", port);
+	CHECK(sealane_dialler_new(address, &dialler) == 0);
+	return dialler;
+}
+
+/* The lanes of a new session with a listener of this machine. */
+static inline struct sealane_lanes *dial_lanes(int port, const struct sealane_trust *trust,
+                                               const struct sealane_config *config)
+{
+	struct sealane_dialler *dialler = dialler_to(port);
+	struct sealane_lanes *lanes = NULL;
+	CHECK(sealane_lanes_dial(dialler, SEALANE_ROLE_SOURCE, trust, config, NULL, &lanes) == 0);
+	sealane_dialler_destroy(&dialler);
+	return lanes;
+}
+
 static inline void *answer(void *argument)
 {
 	struct end *end = argument;
-	end->result = sealane_streams_answer(end->fd, end->role, end->secret, end->config, NULL,
+	end->result = sealane_streams_answer(end->fd, end->role, end->trust, end->config, NULL,
 	                                     &end->streams, &end->stream);
+	return NULL;
+}
+
+/* The connection ends with the last descriptor of it. */
+static inline void *answer_and_close(void *argument)
+{
+	struct end *end = argument;
+	answer(end);
+	close(end->fd);
 	return NULL;
 }
 
@@ -87,14 +136,14 @@ static inline void sockets(int fds[2])
 /* Both ends of a new session, over sockets that are connected and closed here: the ends have
  * descriptors of their own. */
 static inline void connect_over(int near_fd, int far_fd, struct end *near, struct end *far,
-                                const struct sealane_secret *secret,
+                                const struct sealane_trust *trust,
                                 const struct sealane_config *config)
 {
 	pthread_t thread;
-	*near = (struct end){near_fd, SEALANE_ROLE_SOURCE, secret, config, NULL, NULL, 0};
-	*far = (struct end){far_fd, SEALANE_ROLE_TARGET, secret, config, NULL, NULL, 0};
+	*near = (struct end){near_fd, SEALANE_ROLE_SOURCE, trust, config, NULL, NULL, 0};
+	*far = (struct end){far_fd, SEALANE_ROLE_TARGET, trust, config, NULL, NULL, 0};
 	CHECK(pthread_create(&thread, NULL, answer, far) == 0);
-	near->result = sealane_streams_open(near->fd, near->role, secret, config, NULL,
+	near->result = sealane_streams_open(near->fd, near->role, trust, config, NULL,
 	                                    &near->streams, &near->stream);
 	CHECK(near->result == 0);
 	pthread_join(thread, NULL);
@@ -104,12 +153,12 @@ static inline void connect_over(int near_fd, int far_fd, struct end *near, struc
 }
 
 static inline void connect_ends(struct end *near, struct end *far,
-                                const struct sealane_secret *secret,
+                                const struct sealane_trust *trust,
                                 const struct sealane_config *config)
 {
 	int fds[2];
 	sockets(fds);
-	connect_over(fds[0], fds[1], near, far, secret, config);
+	connect_over(fds[0], fds[1], near, far, trust, config);
 }
 
 static inline void destroy_end(struct end *end)

@@ -65,12 +65,11 @@ static void crosses(const struct end *from, const struct end *to,
 static void all_at_once(int provider, const char *name, const unsigned char first[MESSAGE + TAG])
 {
 	struct end near, far;
-	struct sealane_secret *secret = NULL;
+	struct sealane_trust *trust = new_trust();
 	struct sealane_config *config = NULL;
-	CHECK(sealane_secret_generate(&secret) == 0);
 	CHECK(sealane_config_new(&config) == 0);
 	CHECK(sealane_config_set_provider(config, provider) == 0);
-	connect_ends(&near, &far, secret, config);
+	connect_ends(&near, &far, trust, config);
 	CHECK(strcmp(sealane_streams_provider(near.streams), name) == 0);
 	for (int round = 0; round < ROUNDS; round++) {
 		crosses(&near, &far, first);
@@ -79,7 +78,7 @@ static void all_at_once(int provider, const char *name, const unsigned char firs
 	destroy_end(&near);
 	destroy_end(&far);
 	sealane_config_destroy(&config);
-	sealane_secret_destroy(&secret);
+	sealane_trust_destroy(&trust);
 }
 
 int main(void)

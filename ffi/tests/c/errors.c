@@ -113,7 +113,7 @@ static void end_relay(struct relay *relay)
 
 /* A session of streams through a relay. */
 static void connect_through(struct relay *relay, struct end *near, struct end *far,
-                            const struct sealane_secret *secret,
+                            const struct sealane_trust *trust,
                             const struct sealane_config *config)
 {
 	int close_by[2], far_off[2];
@@ -121,11 +121,11 @@ static void connect_through(struct relay *relay, struct end *near, struct end *f
 	sockets(far_off);
 	*relay = (struct relay){.near = close_by[1], .far = far_off[0], .listener = -1};
 	CHECK(pthread_create(&relay->thread, NULL, run_relay, relay) == 0);
-	connect_over(close_by[0], far_off[1], near, far, secret, config);
+	connect_over(close_by[0], far_off[1], near, far, trust, config);
 }
 
 /* A frame that was changed on its way, and bytes that are none. */
-static void a_stream_sees_what_was_done_to_it(const struct sealane_secret *secret,
+static void a_stream_sees_what_was_done_to_it(const struct sealane_trust *trust,
                                               const struct sealane_config *config)
 {
 	struct {
@@ -139,7 +139,7 @@ static void a_stream_sees_what_was_done_to_it(const struct sealane_secret *secre
 		struct end near, far;
 		char bytes[16] = "sixteen bytes..";
 		struct iovec part = {bytes, sizeof bytes};
-		connect_through(&relay, &near, &far, secret, config);
+		connect_through(&relay, &near, &far, trust, config);
 		byte_crosses(near.stream, far.stream, 1);
 		byte_crosses(far.stream, near.stream, 2);
 		set(&relay.mode, cases[n].mode);
@@ -156,40 +156,30 @@ static void a_stream_sees_what_was_done_to_it(const struct sealane_secret *secre
 	}
 }
 
-/* The connection ends with the last descriptor of it. */
-static void *answer_and_close(void *argument)
-{
-	struct end *end = argument;
-	answer(end);
-	close(end->fd);
-	return NULL;
-}
-
-static void another_secret_opens_nothing(const struct sealane_secret *secret,
+static void another_secret_opens_nothing(const struct sealane_trust *trust,
                                          const struct sealane_config *config)
 {
-	struct sealane_secret *other = NULL;
+	struct sealane_trust *other = new_trust();
 	struct end far = {.role = SEALANE_ROLE_TARGET, .config = config}, near = {0};
 	pthread_t thread;
 	int fds[2];
 	sockets(fds);
-	CHECK(sealane_secret_generate(&other) == 0);
 	far.fd = fds[1];
-	far.secret = other;
+	far.trust = other;
 	CHECK(pthread_create(&thread, NULL, answer_and_close, &far) == 0);
-	near.result = sealane_streams_open(fds[0], SEALANE_ROLE_SOURCE, secret, config, NULL,
+	near.result = sealane_streams_open(fds[0], SEALANE_ROLE_SOURCE, trust, config, NULL,
 	                                   &near.streams, &near.stream);
 	pthread_join(thread, NULL);
 	CHECK(near.result == -SEALANE_E_NOT_AUTHENTICATED);
 	CHECK(far.result == -SEALANE_E_NOT_AUTHENTICATED);
 	CHECK(near.stream == NULL && near.streams == NULL && far.stream == NULL);
-	sealane_secret_destroy(&other);
+	sealane_trust_destroy(&other);
 	close(fds[0]);
 }
 
 /* A migration through a relay, from a thread to another. */
 struct guest {
-	struct sealane_secret *secret;
+	struct sealane_trust *trust;
 	const struct sealane_config *config;
 	struct sealane_canceller *canceller;
 	struct sealane_listener *listener;
@@ -208,7 +198,7 @@ static void *receive(void *argument)
 	struct guest *guest = argument;
 	struct sealane_lanes *lanes = NULL;
 	const struct sealane_region *list[1] = {guest->far};
-	CHECK(sealane_lanes_accept(guest->listener, SEALANE_ROLE_TARGET, guest->secret, guest->config,
+	CHECK(sealane_lanes_accept(guest->listener, SEALANE_ROLE_TARGET, guest->trust, guest->config,
 	                           NULL, &lanes) == 0);
 	CHECK(sealane_target_start(lanes, guest->config, NULL, &guest->target) == 0);
 	sealane_lanes_destroy(&lanes);
@@ -219,12 +209,11 @@ static void *receive(void *argument)
 
 static void start(struct guest *guest, const struct sealane_config *config)
 {
-	struct sealane_lanes *lanes = NULL;
+	struct sealane_lanes *lanes;
 	struct sockaddr_in address = loopback(0);
 	socklen_t bytes = sizeof address;
-	char place[64];
 	*guest = (struct guest){.config = config};
-	CHECK(sealane_secret_generate(&guest->secret) == 0);
+	guest->trust = new_trust();
 	CHECK(sealane_canceller_new(&guest->canceller) == 0);
 	CHECK(sealane_listener_bind("127.0.0.1:0", &guest->listener) == 0);
 	CHECK(posix_memalign((void **)&guest->memory, PAGE, 2 * PAGES * PAGE) == 0);
@@ -238,10 +227,9 @@ static void start(struct guest *guest, const struct sealane_config *config)
 	CHECK(bind(guest->relay.listener, (struct sockaddr *)&address, sizeof address) == 0);
 	CHECK(listen(guest->relay.listener, 1) == 0);
 	CHECK(getsockname(guest->relay.listener, (struct sockaddr *)&address, &bytes) == 0);
-	snprintf(place, sizeof place, "127.0.0.1:%d", ntohs(address.sin_port));
 	CHECK(pthread_create(&guest->relay.thread, NULL, run_relay, &guest->relay) == 0);
 	CHECK(pthread_create(&guest->thread, NULL, receive, guest) == 0);
-	CHECK(sealane_lanes_dial(place, SEALANE_ROLE_SOURCE, guest->secret, config, NULL, &lanes) == 0);
+	lanes = dial_lanes(ntohs(address.sin_port), guest->trust, config);
 	const struct sealane_region *list[1] = {guest->near};
 	CHECK(sealane_source_start(lanes, list, 1, config, guest->canceller, &guest->source) == 0);
 	sealane_lanes_destroy(&lanes);
@@ -256,7 +244,7 @@ static void destroy(struct guest *guest)
 	sealane_region_destroy(&guest->far);
 	sealane_listener_destroy(&guest->listener);
 	sealane_canceller_destroy(&guest->canceller);
-	sealane_secret_destroy(&guest->secret);
+	sealane_trust_destroy(&guest->trust);
 	free(guest->memory);
 }
 
@@ -359,19 +347,18 @@ static void a_round_is_looked_at_and_cancelled(const struct sealane_config *conf
 static void tests(int engine, const char *place)
 {
 	struct sealane_config *config = new_config(engine);
-	struct sealane_secret *secret = NULL;
+	struct sealane_trust *trust = new_trust();
 	CHECK(sealane_config_set_frame_bytes(config, 65536) == 0);
 	/* Zero-copy sends that a relay holds back are waited for. */
 	CHECK(sealane_config_set_zero_copy(config, SEALANE_ZERO_COPY_OFF) == 0);
-	CHECK(sealane_secret_generate(&secret) == 0);
-	a_stream_sees_what_was_done_to_it(secret, config);
-	another_secret_opens_nothing(secret, config);
+	a_stream_sees_what_was_done_to_it(trust, config);
+	another_secret_opens_nothing(trust, config);
 	the_source_gives_up(config);
 	a_frame_of_a_guest_is_changed(config);
 	the_target_does_not_confirm(config);
 	a_round_is_looked_at_and_cancelled(config);
 	nothing_comes_any_more(config);
-	sealane_secret_destroy(&secret);
+	sealane_trust_destroy(&trust);
 	sealane_config_destroy(&config);
 	(void)place;
 }

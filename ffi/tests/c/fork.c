@@ -14,6 +14,8 @@ struct handles {
 	struct end near, far;
 	struct sealane_config *config;
 	struct sealane_secret *secret;
+	struct sealane_trust *trust;
+	struct sealane_dialler *dialler;
 	struct sealane_canceller *canceller;
 	struct sealane_listener *listener;
 };
@@ -22,9 +24,11 @@ static void new_handles(struct handles *all)
 {
 	all->config = new_config(all->engine);
 	CHECK(sealane_secret_generate(&all->secret) == 0);
+	all->trust = trust_in(all->secret);
+	all->dialler = dialler_to(1);
 	CHECK(sealane_canceller_new(&all->canceller) == 0);
 	CHECK(sealane_listener_bind("127.0.0.1:0", &all->listener) == 0);
-	connect_ends(&all->near, &all->far, all->secret, all->config);
+	connect_ends(&all->near, &all->far, all->trust, all->config);
 }
 
 static void destroy_handles(struct handles *all)
@@ -33,9 +37,12 @@ static void destroy_handles(struct handles *all)
 	destroy_end(&all->far);
 	sealane_listener_destroy(&all->listener);
 	sealane_canceller_destroy(&all->canceller);
+	sealane_dialler_destroy(&all->dialler);
+	sealane_trust_destroy(&all->trust);
 	sealane_secret_destroy(&all->secret);
 	sealane_config_destroy(&all->config);
 	CHECK(all->listener == NULL && all->canceller == NULL && all->secret == NULL);
+	CHECK(all->trust == NULL && all->dialler == NULL);
 }
 
 /* What a child finds. */
@@ -44,6 +51,8 @@ static void all_are_the_parents(struct handles *all)
 	char byte = 1;
 	struct iovec part = {&byte, 1};
 	struct sealane_stream *none = NULL;
+	struct sealane_trust *own = NULL;
+	struct sealane_lanes *lanes = NULL;
 	CHECK(sealane_stream_writev(all->near.stream, &part, 1) == -SEALANE_E_FORKED);
 	CHECK(strstr(sealane_last_error(), "before a fork"));
 	CHECK(sealane_stream_readv(all->near.stream, &part, 1) == -SEALANE_E_FORKED);
@@ -52,6 +61,10 @@ static void all_are_the_parents(struct handles *all)
 	CHECK(sealane_streams_provider(all->near.streams) == NULL);
 	CHECK(sealane_config_set_lanes(all->config, 2) == -SEALANE_E_FORKED);
 	CHECK(sealane_secret_write_new(all->secret, "/") == -SEALANE_E_FORKED);
+	CHECK(sealane_trust_new(all->secret, NULL, &own) == -SEALANE_E_FORKED && own == NULL);
+	CHECK(sealane_dialler_bind(all->dialler, ":7000") == -SEALANE_E_FORKED);
+	CHECK(sealane_lanes_dial(all->dialler, SEALANE_ROLE_SOURCE, all->trust, NULL, NULL, &lanes) ==
+	      -SEALANE_E_FORKED);
 	CHECK(sealane_canceller_cancel(all->canceller) == -SEALANE_E_FORKED);
 	CHECK(sealane_listener_port(all->listener) == -SEALANE_E_FORKED);
 	destroy_handles(all);

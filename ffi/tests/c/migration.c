@@ -12,7 +12,7 @@ static const char STATE[] = "registers, clocks and all that";
 
 struct far {
 	struct sealane_listener *listener;
-	const struct sealane_secret *secret;
+	const struct sealane_trust *trust;
 	const struct sealane_config *config;
 	int fd;
 	void *memory;
@@ -78,7 +78,7 @@ static void *receive(void *argument)
 	char name[256], state[sizeof STATE];
 	uint64_t bytes = 0;
 
-	CHECK(sealane_lanes_accept(far->listener, SEALANE_ROLE_TARGET, far->secret, far->config, NULL,
+	CHECK(sealane_lanes_accept(far->listener, SEALANE_ROLE_TARGET, far->trust, far->config, NULL,
 	                           &lanes) == 0);
 	CHECK(sealane_lanes_count(lanes) == 2 && sealane_lanes_frame_bytes(lanes) == 65536);
 	CHECK(strcmp(sealane_lanes_provider(lanes), sealane_doctor_provider()) == 0);
@@ -144,15 +144,8 @@ static void same(int near, int far, const void *near_memory, const void *far_mem
 /* The lanes of a new session with a target on a thread of its own. */
 static struct sealane_lanes *dial(struct far *far, pthread_t *thread, void *(*run)(void *))
 {
-	struct sealane_lanes *lanes = NULL;
-	char address[64];
-	int port = sealane_listener_port(far->listener);
-	CHECK(port > 0);
-	snprintf(address, sizeof address, "127.0.0.1:%d", port);
 	CHECK(pthread_create(thread, NULL, run, far) == 0);
-	CHECK(sealane_lanes_dial(address, SEALANE_ROLE_SOURCE, far->secret, far->config, NULL,
-	                         &lanes) == 0);
-	return lanes;
+	return dial_lanes(sealane_listener_port(far->listener), far->trust, far->config);
 }
 
 /* After the first round. The target's thread is in sealane_target_receive, and stays there until
@@ -171,9 +164,9 @@ static void how_far(struct sealane_source *source, struct sealane_target *target
 	CHECK(sealane_target_progress(NULL, &far) == -EINVAL);
 }
 
-static void a_guest_moves(const struct sealane_secret *secret, const struct sealane_config *config)
+static void a_guest_moves(const struct sealane_trust *trust, const struct sealane_config *config)
 {
-	struct far far = {NULL, secret, config, new_memfd(0), new_memory(), TAKES, NULL};
+	struct far far = {NULL, trust, config, new_memfd(0), new_memory(), TAKES, NULL};
 	struct sealane_region *regions[2] = {NULL, NULL};
 	struct sealane_source *source = NULL;
 	struct sealane_lanes *lanes;
@@ -260,14 +253,15 @@ static void *cancel_soon(void *canceller)
 	return NULL;
 }
 
-static void ends_before_the_handover(const struct sealane_secret *secret,
+static void ends_before_the_handover(const struct sealane_trust *trust,
                                      const struct sealane_config *config)
 {
-	struct far far = {NULL, secret, config, -1, NULL, REFUSES, NULL};
+	struct far far = {NULL, trust, config, -1, NULL, REFUSES, NULL};
 	struct sealane_region *regions[2] = {NULL, NULL}, *none = NULL;
 	struct sealane_source *source = NULL;
 	struct sealane_target *target = NULL;
 	struct sealane_canceller *canceller = NULL;
+	struct sealane_dialler *dialler = NULL;
 	struct sealane_lanes *lanes = NULL;
 	void *memory = new_memory();
 	int fd = new_memfd(1);
@@ -298,18 +292,23 @@ static void ends_before_the_handover(const struct sealane_secret *secret,
 	/* A canceller ends a wait. */
 	CHECK(sealane_canceller_new(&canceller) == 0);
 	CHECK(pthread_create(&thread, NULL, cancel_soon, canceller) == 0);
-	CHECK(sealane_lanes_accept(far.listener, SEALANE_ROLE_TARGET, secret, config, canceller,
+	CHECK(sealane_lanes_accept(far.listener, SEALANE_ROLE_TARGET, trust, config, canceller,
 	                           &lanes) == -SEALANE_E_CANCELLED);
 	pthread_join(thread, NULL);
 	/* Those to come too, before anything is looked up. */
-	CHECK(sealane_lanes_dial("no such host", SEALANE_ROLE_SOURCE, secret, config, canceller,
-	                         &lanes) == -SEALANE_E_CANCELLED);
+	CHECK(sealane_dialler_new("no-such-host.invalid:1", &dialler) == 0);
+	CHECK(sealane_lanes_dial(dialler, SEALANE_ROLE_SOURCE, trust, config, canceller, &lanes) ==
+	      -SEALANE_E_CANCELLED);
+	sealane_dialler_destroy(&dialler);
 	sealane_canceller_destroy(&canceller);
 
-	CHECK(sealane_lanes_dial("127.0.0.1:1", SEALANE_ROLE_SOURCE, secret, config, NULL, &lanes) ==
+	dialler = dialler_to(1);
+	CHECK(sealane_lanes_dial(dialler, SEALANE_ROLE_SOURCE, trust, config, NULL, &lanes) ==
 	      -ECONNREFUSED);
-	CHECK(sealane_lanes_dial(NULL, SEALANE_ROLE_SOURCE, secret, config, NULL, &lanes) == -EINVAL);
-	CHECK(sealane_lanes_dial("127.0.0.1:1", 3, secret, config, NULL, &lanes) == -EINVAL);
+	CHECK(sealane_lanes_dial(NULL, SEALANE_ROLE_SOURCE, trust, config, NULL, &lanes) == -EINVAL);
+	CHECK(sealane_lanes_dial(dialler, SEALANE_ROLE_SOURCE, NULL, config, NULL, &lanes) == -EINVAL);
+	CHECK(sealane_lanes_dial(dialler, 3, trust, config, NULL, &lanes) == -EINVAL);
+	sealane_dialler_destroy(&dialler);
 	CHECK(sealane_lanes_frame_bytes(NULL) == -EINVAL && sealane_lanes_provider(NULL) == NULL);
 	CHECK(sealane_lanes_count(NULL) == -EINVAL && sealane_listener_port(NULL) == -EINVAL);
 	CHECK(sealane_source_start(NULL, list, 2, config, NULL, &source) == -EINVAL);
@@ -342,7 +341,7 @@ static void *receive_nothing(void *argument)
 	struct far *far = argument;
 	struct sealane_lanes *lanes = NULL;
 	struct sealane_target *target = NULL;
-	CHECK(sealane_lanes_accept(far->listener, SEALANE_ROLE_TARGET, far->secret, far->config, NULL,
+	CHECK(sealane_lanes_accept(far->listener, SEALANE_ROLE_TARGET, far->trust, far->config, NULL,
 	                           &lanes) == 0);
 	CHECK(sealane_target_start(lanes, far->config, NULL, &target) == -SEALANE_E_CLOSED);
 	CHECK(target == NULL);
@@ -351,10 +350,10 @@ static void *receive_nothing(void *argument)
 }
 
 /* Wrong calls that are refused take no lanes; those that end the session are no -EINVAL. */
-static void a_wrong_call_that_ends_a_session(const struct sealane_secret *secret,
+static void a_wrong_call_that_ends_a_session(const struct sealane_trust *trust,
                                              const struct sealane_config *config)
 {
-	struct far far = {NULL, secret, config, new_memfd(0), new_memory(), HAS_OTHER_SIZE, NULL};
+	struct far far = {NULL, trust, config, new_memfd(0), new_memory(), HAS_OTHER_SIZE, NULL};
 	struct sealane_region *regions[2] = {NULL, NULL};
 	struct sealane_source *source = NULL;
 	struct sealane_lanes *lanes;
@@ -406,7 +405,7 @@ static void count_line(void *data, int level, const char *text)
 }
 
 /* A migration says what it does, up to the level that was asked for and not beyond. */
-static void it_says_what_it_does_where_asked(const struct sealane_secret *secret,
+static void it_says_what_it_does_where_asked(const struct sealane_trust *trust,
                                              const struct sealane_config *config, int level)
 {
 	struct log log = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -416,7 +415,7 @@ static void it_says_what_it_does_where_asked(const struct sealane_secret *secret
 	CHECK(sealane_set_log(asked ? level : SEALANE_LOG_DEBUG, count_line, &log) == 0);
 	if (!asked)
 		CHECK(sealane_set_log(0, NULL, NULL) == 0);
-	a_guest_moves(secret, config);
+	a_guest_moves(trust, config);
 	CHECK(sealane_set_log(0, NULL, NULL) == 0);
 	CHECK(log.committed == (level >= SEALANE_LOG_INFO));
 	/* Three rounds at each of both ends. */
@@ -430,19 +429,19 @@ static void tests(int engine, const char *place)
 {
 	const int levels[] = {SEALANE_LOG_DEBUG, SEALANE_LOG_INFO, SEALANE_LOG_WARNING, 0};
 	struct sealane_config *config = new_config(engine);
-	struct sealane_secret *secret = NULL;
+	struct sealane_trust *trust = NULL;
 	CHECK(sealane_config_set_lanes(config, 2) == 0);
 	CHECK(sealane_config_set_frame_bytes(config, 65536) == 0);
-	CHECK(sealane_secret_generate(&secret) == 0);
-	ends_before_the_handover(secret, config);
-	a_wrong_call_that_ends_a_session(secret, config);
+	trust = new_trust();
+	ends_before_the_handover(trust, config);
+	a_wrong_call_that_ends_a_session(trust, config);
 	for (int n = 0; n < 4; n++) {
 		/* A secret is for one migration. */
-		sealane_secret_destroy(&secret);
-		CHECK(sealane_secret_generate(&secret) == 0);
-		it_says_what_it_does_where_asked(secret, config, levels[n]);
+		sealane_trust_destroy(&trust);
+		trust = new_trust();
+		it_says_what_it_does_where_asked(trust, config, levels[n]);
 	}
-	sealane_secret_destroy(&secret);
+	sealane_trust_destroy(&trust);
 	sealane_config_destroy(&config);
 	(void)place;
 }

@@ -37,15 +37,12 @@ static struct sealane_region *new_region(const char *place, const char *name)
 	return region;
 }
 
-static void source(const char *place, const struct sealane_secret *secret,
+static void source(const char *place, const struct sealane_trust *trust,
                    const struct sealane_config *config)
 {
 	struct sealane_region *region = new_region(place, "near");
-	struct sealane_lanes *lanes = NULL;
 	struct sealane_source *source = NULL;
-	char address[64];
-	snprintf(address, sizeof address, "127.0.0.1:%s", port);
-	CHECK(sealane_lanes_dial(address, SEALANE_ROLE_SOURCE, secret, config, NULL, &lanes) == 0);
+	struct sealane_lanes *lanes = dial_lanes(atoi(port), trust, config);
 	const struct sealane_region *list[1] = {region};
 	CHECK(sealane_source_start(lanes, list, 1, config, NULL, &source) == 0);
 	sealane_lanes_destroy(&lanes);
@@ -62,7 +59,7 @@ static void source(const char *place, const struct sealane_secret *secret,
 	sealane_region_destroy(&region);
 }
 
-static void target(const char *place, const struct sealane_secret *secret,
+static void target(const char *place, const struct sealane_trust *trust,
                    const struct sealane_config *config)
 {
 	struct sealane_region *region = new_region(place, "far");
@@ -72,7 +69,7 @@ static void target(const char *place, const struct sealane_secret *secret,
 	CHECK(sealane_listener_bind("127.0.0.1:0", &listener) == 0);
 	printf("%d\n", sealane_listener_port(listener));
 	fflush(stdout);
-	CHECK(sealane_lanes_accept(listener, SEALANE_ROLE_TARGET, secret, config, NULL, &lanes) == 0);
+	CHECK(sealane_lanes_accept(listener, SEALANE_ROLE_TARGET, trust, config, NULL, &lanes) == 0);
 	CHECK(sealane_target_start(lanes, config, NULL, &target) == 0);
 	sealane_lanes_destroy(&lanes);
 	const struct sealane_region *list[1] = {region};
@@ -91,7 +88,7 @@ static void target(const char *place, const struct sealane_secret *secret,
 	sealane_listener_destroy(&listener);
 }
 
-static void stream(int connected, const struct sealane_secret *secret,
+static void stream(int connected, const struct sealane_trust *trust,
                    const struct sealane_config *config)
 {
 	struct sealane_streams *streams = NULL;
@@ -99,10 +96,10 @@ static void stream(int connected, const struct sealane_secret *secret,
 	static unsigned char bytes[50000];
 	ssize_t got;
 	if (connected)
-		CHECK(sealane_streams_open(0, SEALANE_ROLE_SOURCE, secret, config, NULL, &streams,
+		CHECK(sealane_streams_open(0, SEALANE_ROLE_SOURCE, trust, config, NULL, &streams,
 		                           &stream) == 0);
 	else
-		CHECK(sealane_streams_answer(0, SEALANE_ROLE_TARGET, secret, config, NULL, &streams,
+		CHECK(sealane_streams_answer(0, SEALANE_ROLE_TARGET, trust, config, NULL, &streams,
 		                             &stream) == 0);
 	close(0);
 	struct iovec all = {bytes, sizeof bytes};
@@ -122,18 +119,21 @@ static void tests(int engine, const char *place)
 {
 	struct sealane_config *config = new_config(engine);
 	struct sealane_secret *secret = NULL;
+	struct sealane_trust *trust;
 	char path[4096];
 	CHECK(sealane_config_set_frame_bytes(config, 131072) == 0);
 	CHECK(sealane_config_set_lanes(config, 2) == 0);
 	snprintf(path, sizeof path, "%s/secret", place);
 	CHECK(sealane_secret_read(path, &secret) == 0);
-	if (strcmp(what, "source") == 0)
-		source(place, secret, config);
-	else if (strcmp(what, "target") == 0)
-		target(place, secret, config);
-	else
-		stream(strcmp(what, "connected") == 0, secret, config);
+	trust = trust_in(secret);
 	sealane_secret_destroy(&secret);
+	if (strcmp(what, "source") == 0)
+		source(place, trust, config);
+	else if (strcmp(what, "target") == 0)
+		target(place, trust, config);
+	else
+		stream(strcmp(what, "connected") == 0, trust, config);
+	sealane_trust_destroy(&trust);
 	sealane_config_destroy(&config);
 }
 

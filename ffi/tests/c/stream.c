@@ -22,7 +22,7 @@ static void *write_many(void *argument)
 	return NULL;
 }
 
-static void bytes_cross(const struct sealane_secret *secret, const struct sealane_config *config)
+static void bytes_cross(const struct sealane_trust *trust, const struct sealane_config *config)
 {
 	struct end near, far;
 	pthread_t thread;
@@ -31,7 +31,7 @@ static void bytes_cross(const struct sealane_secret *secret, const struct sealan
 	struct sealane_stream_statistics statistics = {.size = sizeof statistics};
 	unsigned char near_id[16], far_id[16];
 
-	connect_ends(&near, &far, secret, config);
+	connect_ends(&near, &far, trust, config);
 	CHECK(sealane_streams_migration_id(near.streams, near_id) == 0);
 	CHECK(sealane_streams_migration_id(far.streams, far_id) == 0);
 	CHECK(memcmp(near_id, far_id, sizeof near_id) == 0);
@@ -74,7 +74,7 @@ static void bytes_cross(const struct sealane_secret *secret, const struct sealan
 	/* The secret has had its migration. */
 	int fds[2];
 	sockets(fds);
-	CHECK(sealane_streams_open(fds[0], SEALANE_ROLE_SOURCE, secret, config, NULL, &near.streams,
+	CHECK(sealane_streams_open(fds[0], SEALANE_ROLE_SOURCE, trust, config, NULL, &near.streams,
 	                           &near.stream) == -SEALANE_E_CONFIG);
 	close(fds[0]);
 	close(fds[1]);
@@ -130,7 +130,7 @@ static void asked_for(void)
 	sealane_config_destroy(&hasty);
 }
 
-static void more_streams_and_readiness(const struct sealane_secret *secret,
+static void more_streams_and_readiness(const struct sealane_trust *trust,
                                        const struct sealane_config *config)
 {
 	struct end near, far;
@@ -142,7 +142,7 @@ static void more_streams_and_readiness(const struct sealane_secret *secret,
 	struct iovec part = {bytes, sizeof bytes};
 	struct iovec word = {(char[]){"QEVM"}, 4};
 
-	connect_ends(&near, &far, secret, config);
+	connect_ends(&near, &far, trust, config);
 	sockets(fds);
 	join.streams = far.streams;
 	join.fd = fds[1];
@@ -195,7 +195,7 @@ static void more_streams_and_readiness(const struct sealane_secret *secret,
 	destroy_end(&far);
 }
 
-static void mistakes_are_errors(struct sealane_secret *secret, struct sealane_config *config)
+static void mistakes_are_errors(const struct sealane_trust *trust, struct sealane_config *config)
 {
 	struct end near, far;
 	struct sealane_canceller *canceller = NULL;
@@ -230,20 +230,20 @@ static void mistakes_are_errors(struct sealane_secret *secret, struct sealane_co
 
 	sockets(fds);
 	memset(&near, 0, sizeof near);
-	CHECK(sealane_streams_open(fds[0], 7, secret, config, NULL, &near.streams, &near.stream) ==
+	CHECK(sealane_streams_open(fds[0], 7, trust, config, NULL, &near.streams, &near.stream) ==
 	      -EINVAL);
 	CHECK(sealane_streams_open(fds[0], SEALANE_ROLE_SOURCE, NULL, config, NULL, &near.streams,
 	                           &near.stream) == -EINVAL);
-	CHECK(sealane_streams_open(-1, SEALANE_ROLE_SOURCE, secret, config, NULL, &near.streams,
+	CHECK(sealane_streams_open(-1, SEALANE_ROLE_SOURCE, trust, config, NULL, &near.streams,
 	                           &near.stream) == -EBADF);
 	/* Nobody answers. */
 	CHECK(sealane_config_set_handshake_timeout_ms(config, 50) == 0);
-	CHECK(sealane_streams_open(fds[0], SEALANE_ROLE_SOURCE, secret, config, NULL, &near.streams,
+	CHECK(sealane_streams_open(fds[0], SEALANE_ROLE_SOURCE, trust, config, NULL, &near.streams,
 	                           &near.stream) == -SEALANE_E_NOT_AUTHENTICATED);
 	CHECK(sealane_config_set_handshake_timeout_ms(config, 10000) == 0);
 	CHECK(sealane_canceller_new(&canceller) == 0);
 	CHECK(sealane_canceller_cancel(canceller) == 0);
-	CHECK(sealane_streams_open(fds[0], SEALANE_ROLE_SOURCE, secret, config, canceller,
+	CHECK(sealane_streams_open(fds[0], SEALANE_ROLE_SOURCE, trust, config, canceller,
 	                           &near.streams, &near.stream) == -SEALANE_E_CANCELLED);
 	CHECK(near.streams == NULL && near.stream == NULL);
 	CHECK(sealane_canceller_cancel(NULL) == -EINVAL);
@@ -253,7 +253,7 @@ static void mistakes_are_errors(struct sealane_secret *secret, struct sealane_co
 	close(fds[0]);
 	close(fds[1]);
 
-	connect_ends(&near, &far, secret, config);
+	connect_ends(&near, &far, trust, config);
 	CHECK(sealane_stream_writev(NULL, NULL, 0) == -EINVAL);
 	CHECK(sealane_stream_writev(near.stream, NULL, 1) == -EINVAL);
 	CHECK(sealane_stream_writev(near.stream, &none, 1) == -EINVAL);
@@ -275,7 +275,7 @@ static void mistakes_are_errors(struct sealane_secret *secret, struct sealane_co
 	destroy_end(&far);
 }
 
-static void handshakes_wait_elsewhere(const struct sealane_secret *secret,
+static void handshakes_wait_elsewhere(const struct sealane_trust *trust,
                                       const struct sealane_config *config)
 {
 	struct sealane_handshake *near = NULL, *far = NULL, *second = NULL, *third = NULL;
@@ -284,14 +284,14 @@ static void handshakes_wait_elsewhere(const struct sealane_secret *secret,
 	int fds[2], more[2];
 
 	sockets(fds);
-	CHECK(sealane_handshake_start(9, fds[0], SEALANE_ROLE_SOURCE, secret, config, &near) ==
+	CHECK(sealane_handshake_start(9, fds[0], SEALANE_ROLE_SOURCE, trust, config, &near) ==
 	      -EINVAL);
-	CHECK(sealane_handshake_start(SEALANE_SIDE_CONNECTED, fds[0], SEALANE_ROLE_SOURCE, secret,
+	CHECK(sealane_handshake_start(SEALANE_SIDE_CONNECTED, fds[0], SEALANE_ROLE_SOURCE, trust,
 	                              config, &near) == 0);
 	CHECK(sealane_handshake_finish(near, &near_streams, &streams[0]) == -EINPROGRESS);
 	struct pollfd waits = {sealane_handshake_fd(near), POLLIN, 0};
 	CHECK(poll(&waits, 1, 0) == 0);
-	CHECK(sealane_handshake_start(SEALANE_SIDE_ACCEPTED, fds[1], SEALANE_ROLE_TARGET, secret,
+	CHECK(sealane_handshake_start(SEALANE_SIDE_ACCEPTED, fds[1], SEALANE_ROLE_TARGET, trust,
 	                              config, &far) == 0);
 	close(fds[0]);
 	close(fds[1]);
@@ -317,7 +317,7 @@ static void handshakes_wait_elsewhere(const struct sealane_secret *secret,
 	/* One that is given up: its thread and its descriptor are gone when that returns. */
 	sealane_handshake_destroy(&near);
 	sockets(more);
-	CHECK(sealane_handshake_start(SEALANE_SIDE_ACCEPTED, more[1], SEALANE_ROLE_TARGET, secret,
+	CHECK(sealane_handshake_start(SEALANE_SIDE_ACCEPTED, more[1], SEALANE_ROLE_TARGET, trust,
 	                              config, &near) == 0);
 	close(more[1]);
 	struct pollfd other = {more[0], POLLIN, 0};
@@ -356,6 +356,7 @@ static void tests(int engine, const char *place)
 {
 	struct sealane_config *config = NULL;
 	struct sealane_secret *secret = NULL, *read_back = NULL;
+	struct sealane_trust *trust, *read_trust;
 	char path[4096];
 	struct stat found;
 
@@ -367,18 +368,22 @@ static void tests(int engine, const char *place)
 	CHECK(sealane_config_set(config, "slots_per_lane", "4") == 0);
 	CHECK(sealane_config_set(config, "zero_copy", "off") == 0);
 	CHECK(sealane_secret_generate(&secret) == 0);
-	mistakes_are_errors(secret, config);
+	trust = trust_in(secret);
+	mistakes_are_errors(trust, config);
 	asked_for();
-	more_streams_and_readiness(secret, config);
-	handshakes_wait_elsewhere(secret, config);
+	more_streams_and_readiness(trust, config);
+	handshakes_wait_elsewhere(trust, config);
 	doctor_looks(engine);
 	snprintf(path, sizeof path, "%s/secret", place);
 	CHECK(sealane_secret_write_new(secret, path) == 0);
 	CHECK(stat(path, &found) == 0 && (found.st_mode & 0777) == 0600);
 	CHECK(sealane_secret_write_new(secret, path) == -EEXIST);
 	CHECK(sealane_secret_read(path, &read_back) == 0);
-	bytes_cross(read_back, config);
+	read_trust = trust_in(read_back);
+	bytes_cross(read_trust, config);
+	sealane_trust_destroy(&read_trust);
 	sealane_secret_destroy(&read_back);
+	sealane_trust_destroy(&trust);
 	sealane_secret_destroy(&secret);
 	sealane_config_destroy(&config);
 	CHECK(config == NULL && secret == NULL && read_back == NULL);

@@ -58,11 +58,10 @@ static void receive_many(struct sealane_stream *stream, int number)
 /* Both directions at once. */
 static void streams_of_its_own(int number, const struct sealane_config *config)
 {
-	struct sealane_secret *secret = NULL;
+	struct sealane_trust *trust = new_trust();
 	struct end near, far;
 	pthread_t threads[2];
-	CHECK(sealane_secret_generate(&secret) == 0);
-	connect_ends(&near, &far, secret, config);
+	connect_ends(&near, &far, trust, config);
 	struct sending there = {near.stream, number}, back = {far.stream, number + 100};
 	CHECK(pthread_create(&threads[0], NULL, send_many, &there) == 0);
 	CHECK(pthread_create(&threads[1], NULL, send_many, &back) == 0);
@@ -72,12 +71,12 @@ static void streams_of_its_own(int number, const struct sealane_config *config)
 	pthread_join(threads[1], NULL);
 	destroy_end(&near);
 	destroy_end(&far);
-	sealane_secret_destroy(&secret);
+	sealane_trust_destroy(&trust);
 }
 
 struct guest {
 	struct sealane_listener *listener;
-	const struct sealane_secret *secret;
+	const struct sealane_trust *trust;
 	const struct sealane_config *config;
 	void *memory;
 };
@@ -88,7 +87,7 @@ static void *receive_guest(void *argument)
 	struct sealane_lanes *lanes = NULL;
 	struct sealane_target *target = NULL;
 	struct sealane_region *region = NULL;
-	CHECK(sealane_lanes_accept(guest->listener, SEALANE_ROLE_TARGET, guest->secret, guest->config,
+	CHECK(sealane_lanes_accept(guest->listener, SEALANE_ROLE_TARGET, guest->trust, guest->config,
 	                           NULL, &lanes) == 0);
 	CHECK(sealane_target_start(lanes, guest->config, NULL, &target) == 0);
 	sealane_lanes_destroy(&lanes);
@@ -104,25 +103,22 @@ static void *receive_guest(void *argument)
 
 static void a_guest_of_its_own(int number, const struct sealane_config *config)
 {
-	struct sealane_secret *secret = NULL;
+	struct sealane_trust *trust = new_trust();
 	struct sealane_region *region = NULL;
 	struct sealane_lanes *lanes = NULL;
 	struct sealane_source *source = NULL;
 	struct guest guest = {NULL, NULL, config, NULL};
 	unsigned char *memory = NULL;
-	char address[64];
 	pthread_t thread;
-	CHECK(sealane_secret_generate(&secret) == 0);
 	CHECK(sealane_listener_bind("127.0.0.1:0", &guest.listener) == 0);
 	CHECK(posix_memalign((void **)&memory, PAGE, 2 * PAGES * PAGE) == 0);
 	for (size_t n = 0; n < PAGES * PAGE; n++)
 		memory[n] = pattern(number, n);
 	memset(memory + PAGES * PAGE, 0, PAGES * PAGE);
-	guest.secret = secret;
+	guest.trust = trust;
 	guest.memory = memory + PAGES * PAGE;
 	CHECK(pthread_create(&thread, NULL, receive_guest, &guest) == 0);
-	snprintf(address, sizeof address, "127.0.0.1:%d", sealane_listener_port(guest.listener));
-	CHECK(sealane_lanes_dial(address, SEALANE_ROLE_SOURCE, secret, config, NULL, &lanes) == 0);
+	lanes = dial_lanes(sealane_listener_port(guest.listener), trust, config);
 	CHECK(sealane_region_from_memory("ram", memory, PAGES * PAGE, &region) == 0);
 	const struct sealane_region *list[1] = {region};
 	CHECK(sealane_source_start(lanes, list, 1, config, NULL, &source) == 0);
@@ -135,7 +131,7 @@ static void a_guest_of_its_own(int number, const struct sealane_config *config)
 	pthread_join(thread, NULL);
 	CHECK(memcmp(memory, memory + PAGES * PAGE, PAGES * PAGE) == 0);
 	sealane_listener_destroy(&guest.listener);
-	sealane_secret_destroy(&secret);
+	sealane_trust_destroy(&trust);
 	free(memory);
 }
 
@@ -212,12 +208,11 @@ static void *write_until_shut(void *argument)
  * third thread ends both. */
 static void a_third_ends_a_reader_and_a_writer(const struct sealane_config *config)
 {
-	struct sealane_secret *secret = NULL;
+	struct sealane_trust *trust = new_trust();
 	struct end near, far;
 	struct shared shared = {0};
 	pthread_t reader, writer;
-	CHECK(sealane_secret_generate(&secret) == 0);
-	connect_ends(&near, &far, secret, config);
+	connect_ends(&near, &far, trust, config);
 	shared.stream = near.stream;
 	shared.read_result = shared.write_result = 1;
 	CHECK(pthread_create(&reader, NULL, read_until_shut, &shared) == 0);
@@ -230,7 +225,7 @@ static void a_third_ends_a_reader_and_a_writer(const struct sealane_config *conf
 	CHECK(shared.read_result == 0 && shared.write_result == -EPIPE);
 	destroy_end(&near);
 	destroy_end(&far);
-	sealane_secret_destroy(&secret);
+	sealane_trust_destroy(&trust);
 }
 
 /* Two writers, and two readers at the other end: pieces are whole, and none is lost. */
@@ -270,11 +265,10 @@ static void *count_bytes(void *argument)
 
 static void two_writers_and_two_readers(const struct sealane_config *config)
 {
-	struct sealane_secret *secret = NULL;
+	struct sealane_trust *trust = new_trust();
 	struct end near, far;
 	pthread_t writers[2], readers[2];
-	CHECK(sealane_secret_generate(&secret) == 0);
-	connect_ends(&near, &far, secret, config);
+	connect_ends(&near, &far, trust, config);
 	struct sending sending[2] = {{near.stream, 0}, {near.stream, 1}};
 	struct counting counting[2] = {{far.stream, {0, 0}}, {far.stream, {0, 0}}};
 	for (int n = 0; n < 2; n++) {
@@ -290,7 +284,7 @@ static void two_writers_and_two_readers(const struct sealane_config *config)
 		CHECK(counting[0].came[n] + counting[1].came[n] == PIECES * PIECE);
 	destroy_end(&near);
 	destroy_end(&far);
-	sealane_secret_destroy(&secret);
+	sealane_trust_destroy(&trust);
 }
 
 static void tests(int engine, const char *place)

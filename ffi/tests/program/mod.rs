@@ -34,6 +34,8 @@ fn built() -> Vec<String> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     build.args(["build", "--quiet", "--package", "sealane-ffi", "--target-dir"]).arg(target);
+    // The library has what the tests were built with.
+    build.args(["--no-default-features", "--features", &features().join(",")]);
     assert!(build.current_dir(root()).status().unwrap().success());
     let built = target.join("debug/libsealane.so");
     // A build gives it by the name for the linker alone, an installation also by its soname.
@@ -52,6 +54,15 @@ fn built() -> Vec<String> {
         "-lsealane".to_owned(),
         format!("-Wl,-rpath,{place}"),
     ]
+}
+
+fn features() -> Vec<&'static str> {
+    let all = [
+        ("aws-lc", cfg!(feature = "aws-lc")),
+        ("certificates", cfg!(feature = "certificates")),
+        ("ring", cfg!(feature = "ring")),
+    ];
+    all.into_iter().filter(|(_, is_on)| *is_on).map(|(name, _)| name).collect()
 }
 
 fn installed(prefix: &Path) -> Vec<String> {

@@ -125,16 +125,16 @@ impl Certificates {
         match wanted {
             PeerName::Sha256(_) => format!(
                 "the other end's certificate is {fingerprint} ({names}), and {wanted} was \
-                 expected: {meant}, name it so with --peer; else another host answers there"
+                 expected: {meant}, name it so as peer (--peer); else another host answers there"
             ),
             _ if count == "0" => format!(
                 "the other end's certificate has no subjectAltName (a common name is not looked \
                  at), and {wanted} was expected: have one issued there with that name, or, \
-                 {meant}, name it with --peer {fingerprint}"
+                 {meant}, name it as peer {fingerprint} (--peer)"
             ),
             _ => format!(
                 "the other end's certificate is for {names} ({fingerprint}), and {wanted} was \
-                 expected: {meant}, name it so with --peer; else another host answers there"
+                 expected: {meant}, name it so as peer (--peer); else another host answers there"
             ),
         }
     }
@@ -162,8 +162,8 @@ impl Certificates {
                 format!("{refused}: its ca-crl.pem revokes it: have a new one issued here")
             }
             A::BadCertificate | A::AccessDenied => format!(
-                "{refused}: it expects another peer: its --peer must name this host as the \
-                 certificate does: {}, or {}",
+                "{refused}: it expects another peer: its peer (--peer) must name this host as \
+                 the certificate does: {}, or {}",
                 own.facts.shown_names(),
                 own.facts.shown_fingerprint()
             ),

@@ -67,6 +67,24 @@ impl Certificates {
         &self.0.peer
     }
 
+    /// Refuses what does not serve an end that dials, before it dials.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] and [`Error::Config`] where there is no certificate for that.
+    pub fn check_dials(&self) -> Result<()> {
+        self.client_config().map(drop)
+    }
+
+    /// Refuses what does not serve an end that listens, before anybody is there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Certificates::check_dials`].
+    pub fn check_listens(&self) -> Result<()> {
+        self.server_config().map(drop)
+    }
+
     fn load(layout: Layout, peer: PeerName) -> Result<Self> {
         peer.check()?;
         let Examined { authorities, dials, listens, first, .. } = examine(&layout, UnixTime::now());

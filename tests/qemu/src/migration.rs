@@ -1,7 +1,5 @@
 //! A migration, as a management program drives it.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 
 use crate::{Guest, Options, Qemu};
@@ -96,14 +94,11 @@ impl Guest {
     /// # Errors
     ///
     /// What QEMU says.
-    pub fn try_use_sealane(&self, end: &str, secret: &Path, engine: &str) -> Result<(), String> {
-        self.try_execute(
-            "object-add",
-            json!({
-                "qom-type": "sealane-creds", "id": "s0", "endpoint": end, "secret-file": secret,
-                "engine": engine,
-            }),
-        )?;
+    pub fn try_use_sealane(&self, end: &str, properties: &Value) -> Result<(), String> {
+        let mut object = json!({"qom-type": "sealane-creds", "id": "s0", "endpoint": end});
+        let properties = properties.as_object().expect("properties").clone();
+        object.as_object_mut().expect("an object").extend(properties);
+        self.try_execute("object-add", object)?;
         self.try_execute("migrate-set-parameters", json!({"tls-creds": "s0"})).map(drop)
     }
 

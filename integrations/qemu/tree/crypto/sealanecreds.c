@@ -1,6 +1,6 @@
 /*
- * Sealane credentials: what both ends of a migration hold, and the session
- * that was opened with it.
+ * Sealane credentials: what both ends of a migration know each other by, and
+ * the session that was opened with it.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -32,8 +32,10 @@ struct SealaneCreds {
     Object parent;
     QCryptoTLSCredsEndpoint endpoint;
     char *secret_file;
+    char *dir;
+    char *peer;
     char *engine;
-    struct sealane_secret *secret;
+    struct sealane_trust *trust;
     struct sealane_config *config;
     unsigned handshakes; /* atomic */
 
@@ -98,6 +100,12 @@ static int sealane_creds_role(SealaneCreds *creds)
         SEALANE_ROLE_SOURCE : SEALANE_ROLE_TARGET;
 }
 
+static int sealane_creds_side(SealaneCreds *creds)
+{
+    return creds->endpoint == QCRYPTO_TLS_CREDS_ENDPOINT_CLIENT ?
+        SEALANE_SIDE_CONNECTED : SEALANE_SIDE_ACCEPTED;
+}
+
 /*
  * The current session, with a reference. At a server a join may come before
  * the main loop has adopted the session: the other end knows sooner that it is
@@ -117,7 +125,7 @@ static SealaneSession *sealane_creds_current(SealaneCreds *creds,
 }
 
 typedef int SealaneBegin(int fd, int role,
-                         const struct sealane_secret *secret,
+                         const struct sealane_trust *trust,
                          const struct sealane_config *config,
                          const struct sealane_canceller *canceller,
                          struct sealane_streams **streams,
@@ -134,7 +142,7 @@ sealane_creds_begin(SealaneCreds *creds, SealaneBegin *begin, int fd,
     struct sealane_streams *streams = NULL;
     struct sealane_stream *stream = NULL;
 
-    if (begin(fd, sealane_creds_role(creds), creds->secret, creds->config,
+    if (begin(fd, sealane_creds_role(creds), creds->trust, creds->config,
               canceller, &streams, &stream) < 0) {
         sealane_creds_error(errp);
         return NULL;
@@ -281,20 +289,63 @@ static bool sealane_creds_configure(SealaneCreds *creds, Error **errp)
     return true;
 }
 
+/* Whether the properties say who is at the other end. */
+static bool sealane_creds_check(SealaneCreds *creds, Error **errp)
+{
+    if (!creds->secret_file && !creds->dir && !creds->peer) {
+        error_setg(errp, "sealane-creds: neither secret-file nor dir and peer "
+                   "are given: name a file with the secret that both ends "
+                   "hold (sealane secret new), or a directory with "
+                   "certificates and the host that is expected, or all three");
+        return false;
+    }
+    if (creds->dir && !creds->peer) {
+        error_setg(errp, "sealane-creds: dir is given and peer is not: "
+                   "a certificate of the CA says that a host is one of yours, "
+                   "not which one: name the host that is expected at the other "
+                   "end, as its certificate has it, or sha256: and its "
+                   "fingerprint");
+        return false;
+    }
+    if (creds->peer && !creds->dir) {
+        error_setg(errp, "sealane-creds: peer=%s is given and dir is not: name "
+                   "the directory with this host's certificates, for example "
+                   "dir=/etc/pki/qemu", creds->peer);
+        return false;
+    }
+    return true;
+}
+
+/* Reads what the properties name: mistakes are told now, not by a migration. */
+static bool sealane_creds_load(SealaneCreds *creds, Error **errp)
+{
+    struct sealane_secret *secret = NULL;
+    struct sealane_certificates *certificates = NULL;
+    bool loaded =
+        (!creds->secret_file ||
+         sealane_secret_read(creds->secret_file, &secret) == 0) &&
+        (!creds->dir ||
+         (sealane_certificates_from_directory(creds->dir, creds->peer,
+                                              &certificates) == 0 &&
+          sealane_certificates_check(certificates,
+                                     sealane_creds_side(creds)) == 0)) &&
+        sealane_trust_new(secret, certificates, &creds->trust) == 0;
+
+    if (!loaded) {
+        sealane_creds_error(errp);
+    }
+    sealane_certificates_destroy(&certificates);
+    sealane_secret_destroy(&secret);
+    return loaded;
+}
+
 static void sealane_creds_finish(UserCreatable *uc, Error **errp)
 {
     SealaneCreds *creds = SEALANE_CREDS(uc);
 
-    if (!creds->secret_file) {
-        error_setg(errp, "sealane-creds: secret-file is missing: a file with "
-                   "the secret that both ends hold (sealane secret new)");
-        return;
-    }
-    if (!sealane_creds_configure(creds, errp)) {
-        return;
-    }
-    if (sealane_secret_read(creds->secret_file, &creds->secret) < 0) {
-        sealane_creds_error(errp);
+    if (sealane_creds_check(creds, errp) &&
+        sealane_creds_configure(creds, errp)) {
+        sealane_creds_load(creds, errp);
     }
 }
 
@@ -312,6 +363,15 @@ static bool sealane_creds_may_set(SealaneCreds *creds, Error **errp)
         return false;
     }
     return true;
+}
+
+static void sealane_creds_set_text(SealaneCreds *creds, char **text,
+                                   const char *value, Error **errp)
+{
+    if (sealane_creds_may_set(creds, errp)) {
+        g_free(*text);
+        *text = g_strdup(value);
+    }
 }
 
 static void sealane_creds_set_endpoint(Object *obj, int value, Error **errp)
@@ -333,10 +393,32 @@ static void sealane_creds_set_secret_file(Object *obj, const char *value,
 {
     SealaneCreds *creds = SEALANE_CREDS(obj);
 
-    if (sealane_creds_may_set(creds, errp)) {
-        g_free(creds->secret_file);
-        creds->secret_file = g_strdup(value);
-    }
+    sealane_creds_set_text(creds, &creds->secret_file, value, errp);
+}
+
+static char *sealane_creds_get_dir(Object *obj, Error **errp)
+{
+    return g_strdup(SEALANE_CREDS(obj)->dir);
+}
+
+static void sealane_creds_set_dir(Object *obj, const char *value, Error **errp)
+{
+    SealaneCreds *creds = SEALANE_CREDS(obj);
+
+    sealane_creds_set_text(creds, &creds->dir, value, errp);
+}
+
+static char *sealane_creds_get_peer(Object *obj, Error **errp)
+{
+    return g_strdup(SEALANE_CREDS(obj)->peer);
+}
+
+static void sealane_creds_set_peer(Object *obj, const char *value,
+                                   Error **errp)
+{
+    SealaneCreds *creds = SEALANE_CREDS(obj);
+
+    sealane_creds_set_text(creds, &creds->peer, value, errp);
 }
 
 static char *sealane_creds_get_engine(Object *obj, Error **errp)
@@ -349,10 +431,7 @@ static void sealane_creds_set_engine(Object *obj, const char *value,
 {
     SealaneCreds *creds = SEALANE_CREDS(obj);
 
-    if (sealane_creds_may_set(creds, errp)) {
-        g_free(creds->engine);
-        creds->engine = g_strdup(value);
-    }
+    sealane_creds_set_text(creds, &creds->engine, value, errp);
 }
 
 static void sealane_creds_init(Object *obj)
@@ -370,11 +449,13 @@ static void sealane_creds_finalize(Object *obj)
     SealaneCreds *creds = SEALANE_CREDS(obj);
 
     sealane_session_unref(creds->session);
-    sealane_secret_destroy(&creds->secret);
+    sealane_trust_destroy(&creds->trust);
     sealane_config_destroy(&creds->config);
     qemu_cond_destroy(&creds->adopted);
     qemu_mutex_destroy(&creds->lock);
     g_free(creds->secret_file);
+    g_free(creds->dir);
+    g_free(creds->peer);
     g_free(creds->engine);
 }
 
@@ -391,6 +472,10 @@ static void sealane_creds_class_init(ObjectClass *oc,
     object_class_property_add_str(oc, "secret-file",
                                   sealane_creds_get_secret_file,
                                   sealane_creds_set_secret_file);
+    object_class_property_add_str(oc, "dir", sealane_creds_get_dir,
+                                  sealane_creds_set_dir);
+    object_class_property_add_str(oc, "peer", sealane_creds_get_peer,
+                                  sealane_creds_set_peer);
     object_class_property_add_str(oc, "engine", sealane_creds_get_engine,
                                   sealane_creds_set_engine);
 }

@@ -6,7 +6,7 @@ use crate::pair::{Case, Pair};
 
 /// What old systems give to each user.
 const LOCKED_BYTES: u64 = 64 << 10;
-const SANDBOX: &[&str] =
+pub const SANDBOX: &[&str] =
     &["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"];
 
 #[test]

@@ -158,12 +158,16 @@ fn wait_stuck(source: &Guest) {
 
 #[test]
 fn a_paused_postcopy_goes_on() {
+    a_paused_postcopy_goes_on_with("a_paused_postcopy_goes_on", Pair::new);
+}
+
+pub fn a_paused_postcopy_goes_on_with(test: &str, pair: impl Fn(&Case) -> Pair) {
     if let Some(error) = qemu().refuses_postcopy() {
-        println!("SKIP: a_paused_postcopy_goes_on: {error}");
+        println!("SKIP: {test}: {error}");
         return;
     }
     for capabilities in [&["postcopy-ram"][..], &["postcopy-ram", "postcopy-preempt"]] {
-        let pair = Pair::new(&Case::live().with(capabilities));
+        let pair = pair(&Case::live().with(capabilities));
         let uri = pair.listen();
         pair.start_postcopy_slowly(&uri);
         pair.source.execute("migrate-pause", json!({}));

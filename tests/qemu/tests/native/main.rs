@@ -2,6 +2,10 @@
 //! between stock QEMUs, without one.
 #![allow(missing_docs)]
 
+#[path = "../../../support/pki.rs"]
+mod pki;
+
+mod certificates;
 mod confined;
 mod docs;
 mod failures;

@@ -55,14 +55,20 @@ impl Pair {
 
     /// A target, with a secret of its own, for a source that is there and has none.
     pub fn with_source(case: &Case, source: Guest) -> Self {
+        let pair = Self::without_trust(case, source);
+        let secret = new_secret();
+        for (end, name) in [(&pair.source, "client"), (&pair.target, "server")] {
+            use_engine(end, name, &secret, case.engine).unwrap_or_else(|error| end.fail(&error));
+        }
+        pair
+    }
+
+    /// Neither of the two has what they would know each other by.
+    pub fn without_trust(case: &Case, source: Guest) -> Self {
         let target = Guest::start(&qemu(), "target", &case.options.target());
         let pair = Self { source, target };
         for end in [&pair.source, &pair.target] {
             end.prepare(case.capabilities, case.channels);
-        }
-        let secret = new_secret();
-        for (end, name) in [(&pair.source, "client"), (&pair.target, "server")] {
-            use_engine(end, name, &secret, case.engine).unwrap_or_else(|error| end.fail(&error));
         }
         pair
     }
@@ -160,7 +166,7 @@ fn use_engine(guest: &Guest, end: &str, secret: &str, engine: &str) -> Result<()
     // Its owner is who owns the guest's directory.
     let owner = fs::metadata(guest.path(".")).unwrap();
     chown(&file, Some(owner.uid()), Some(owner.gid())).unwrap();
-    guest.try_use_sealane(end, &file, engine)
+    guest.try_use_sealane(end, &json!({"secret-file": file, "engine": engine}))
 }
 
 pub fn write_secret(path: &Path, secret: &str) {

@@ -1,6 +1,6 @@
 /*
- * Sealane credentials: what both ends of a migration hold, and the session
- * that was opened with it.
+ * Sealane credentials: what both ends of a migration know each other by, and
+ * the session that was opened with it.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
