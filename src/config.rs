@@ -99,8 +99,9 @@ pub struct Config {
     pub socket_buffer_bytes: usize,
     /// TCP congestion control by name, as in `tcp(7)`. Default: the system's.
     pub congestion: Option<String>,
-    /// Name of the migration, the same at both ends: any text, for example the guest's UUID.
-    /// Several may wait at one listener, each for a migration of another name. Default: none.
+    /// Name of the migration, the same at both ends: any text. Several may wait at one listener,
+    /// each for a migration of another name. A hash of it goes in clear, so that whoever watches
+    /// could try names that he can guess: a random UUID tells nothing. Default: none.
     pub migration_name: String,
 }
 

@@ -6,6 +6,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -180,10 +181,17 @@ fn ends_of_different_trust_do_not_meet() {
             let error = dialled(&address, Role::Source, dials, &config).err().unwrap();
             assert!(error.is_authentication(), "{dialler} to {listener}: {error}");
         }
-        // Nor where the one-time secret or the certificates are others.
+        // Nor where one of the two is another: whoever has broken one gets nowhere.
         let secret = OneTimeSecret::generate().unwrap();
-        let other = certificates(&pki, "a.example", "b.example");
-        for dials in [Trust::from(&secret), Trust::both(secret, other)] {
+        let right = certificates(&pki, "a.example", "b.example");
+        let wrong = certificates(&pki, "mallory.example", "b.example");
+        let both = all[2].1.secret().unwrap().clone();
+        for dials in [
+            Trust::from(&secret),
+            Trust::both(secret, right),
+            Trust::both(both, wrong.clone()),
+            wrong.into(),
+        ] {
             let error = dialled(&address, Role::Source, dials, &config).err().unwrap();
             assert!(error.is_authentication(), "to {listener}: {error}");
         }
@@ -398,6 +406,34 @@ fn a_recorded_handshake_that_is_sent_again_is_nobody() {
     }
 }
 
+/// The clear part of a first message, without a proof.
+fn hello(trust: TrustKind) -> Vec<u8> {
+    let code = if trust == TrustKind::Secret { 1 } else { 2 };
+    let mut hello = b"SEALANE\n\x01\x01\x01".to_vec();
+    hello.push(code);
+    hello.resize(112, 0);
+    hello
+}
+
+#[derive(PartialEq)]
+enum TrustKind {
+    Secret,
+    Certificates,
+}
+
+/// A connection from another address than the one that everybody else has here.
+fn from_elsewhere(to: SocketAddr) -> std::io::Result<TcpStream> {
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
+    };
+    let made = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&made, sockopt::IpBindAddressNoPort, &true)?;
+    bind(made.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 2, 0))?;
+    let SocketAddr::V4(to) = to else { panic!("the listener is at an IPv4 address") };
+    connect(made.as_raw_fd(), &SockaddrIn::from(to))?;
+    Ok(made.into())
+}
+
 #[test]
 fn ten_thousand_half_open_handshakes_and_a_slow_one_do_not_keep_a_migration_away() {
     let pki = Pki::new();
@@ -410,42 +446,51 @@ fn ten_thousand_half_open_handshakes_and_a_slow_one_do_not_keep_a_migration_away
         let slow = {
             let over = Arc::clone(&over);
             std::thread::spawn(move || {
-                let mut socket = TcpStream::connect(to).unwrap();
-                while !over.load(Ordering::Relaxed) && socket.write_all(b"S").is_ok() {
-                    std::thread::sleep(Duration::from_millis(200));
+                // A first message of each kind, and TLS behind the second: a byte now and then.
+                let mut all = hello(TrustKind::Secret);
+                all.extend(hello(TrustKind::Certificates));
+                all.extend([0x16, 3, 1, 2, 0, 1]);
+                let mut sockets = [0, 112].map(|at| (TcpStream::connect(to).unwrap(), at));
+                while !over.load(Ordering::Relaxed) {
+                    for (socket, at) in &mut sockets {
+                        // One that was turned away has nobody to write to.
+                        let _ = socket.write_all(&all[*at..*at + 1]);
+                        *at = (*at + 1).min(all.len() - 1);
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
                 }
             })
         };
+        let made = Arc::new(AtomicU64::new(0));
         let flood = {
-            let over = Arc::clone(&over);
+            let (over, made) = (Arc::clone(&over), Arc::clone(&made));
             std::thread::spawn(move || {
                 // Those that say nothing, those that begin well, and those that begin TLS.
-                let mut hello = b"SEALANE\n\x01\x01\x01\x02".to_vec();
-                hello.resize(112, 0);
+                let mut hello = hello(TrustKind::Certificates);
                 hello.extend([0x16, 3, 1, 2, 0, 1]);
-                let (mut open, mut count) = (std::collections::VecDeque::new(), 0);
-                while count < 10_000 || !over.load(Ordering::Relaxed) {
-                    if let Ok(mut socket) = TcpStream::connect(to) {
+                let mut open = std::collections::VecDeque::new();
+                while !over.load(Ordering::Relaxed) {
+                    if let Ok(mut socket) = from_elsewhere(to) {
+                        let count = made.fetch_add(1, Ordering::Relaxed) as usize;
                         let _ = socket.write_all(&hello[..[0, 50, 118][count % 3]]);
                         open.push_back(socket);
-                    } else if over.load(Ordering::Relaxed) {
-                        break; // nobody listens any more
                     }
-                    count += 1;
                     if open.len() > 500 {
                         open.pop_front();
                     }
                 }
-                count
             })
         };
-        std::thread::sleep(Duration::from_millis(100));
+        while made.load(Ordering::Relaxed) < 10_000 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let begin = std::time::Instant::now();
         let ours = dialled(&address, Role::Source, dials, &config);
         println!("{name}: the handshake took {:?}", begin.elapsed());
-        over.store(true, Ordering::Relaxed);
+        // The lanes came through the same door, and the guest moves while the flood goes on.
         let ours = ours.expect(name);
         moves(ours, end.join().unwrap().unwrap(), &config);
+        over.store(true, Ordering::Relaxed);
         flood.join().unwrap();
         slow.join().unwrap();
     }

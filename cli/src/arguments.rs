@@ -255,6 +255,10 @@ pub(crate) struct Tuning {
     /// Seconds that the other end may be silent before it counts as dead
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) peer_timeout: u64,
+    /// Bytes of the kernel's send and receive buffer of each lane, 0 for autotuning; K, M, G for
+    /// powers of 1000
+    #[arg(long, value_parser = bandwidth, default_value = "0", value_name = "BYTES")]
+    pub(crate) socket_buffer: u64,
     /// TCP congestion control of the lanes at this end, as tcp(7) names it; else the system's
     #[arg(long, value_name = "NAME")]
     pub(crate) congestion: Option<String>,
@@ -320,6 +324,7 @@ impl Tuning {
             ZeroCopyName::Off => ZeroCopy::Off,
         };
         config.congestion = self.congestion.clone();
+        config.socket_buffer_bytes = usize::try_from(self.socket_buffer).unwrap_or(usize::MAX);
         config.peer_timeout = std::time::Duration::from_secs(self.peer_timeout);
         config
     }
@@ -328,6 +333,7 @@ impl Tuning {
         let mut arguments = vec![
             format!("--frame-kib={}", self.frame_kib),
             format!("--peer-timeout={}", self.peer_timeout),
+            format!("--socket-buffer={}", self.socket_buffer),
             format!("--provider={}", name(self.provider)),
             format!("--engine={}", name(self.engine)),
             format!("--zero-copy={}", name(self.zero_copy)),

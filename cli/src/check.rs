@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &CheckArguments, cancel: &Canceller) -> Result<(), 
         Way::Dials(dial) => check::dial(&dial, role, trust, &text, &config, cancel)?,
         Way::Listens(listener) => check::accept(&listener, role, trust, &text, &config, cancel)?,
     };
-    let theirs = serde_json::from_str(&report.peer_facts).unwrap_or(Value::Null);
+    let theirs = serde_json::from_str(&printable(&report.peer_facts)).unwrap_or(Value::Null);
     let report = Found { report: &report, ours, theirs, role };
     if arguments.json {
         event(&report.json());
@@ -48,6 +48,22 @@ pub(crate) fn run(arguments: &CheckArguments, cancel: &Canceller) -> Result<(), 
         say(report.text().trim_end());
     }
     Ok(())
+}
+
+/// The other end's text, without what would move a terminal's cursor or turn its lines: neither
+/// the text nor what JSON's escapes stand for.
+fn printable(text: &str) -> String {
+    let escaped = text.contains("\\u") || text.contains("\\b") || text.contains("\\f");
+    if escaped || text.chars().any(|c| c.is_control() || is_bidi(c)) {
+        tracing::warn!("the other end's facts are not shown: they hold control characters");
+        return String::new();
+    }
+    text.to_owned()
+}
+
+/// Marks that change the direction of text (Unicode Standard Annex 9).
+fn is_bidi(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// What this end tells of itself.

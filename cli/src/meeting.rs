@@ -1,5 +1,7 @@
 //! How the two ends meet, and how they know each other: the same options for every command.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -37,7 +39,8 @@ pub(crate) struct Meeting {
     /// :LOW-HIGH
     #[arg(long, value_name = "ADDRESS")]
     bind: Option<String>,
-    /// Name of this migration, the same at both ends: any text, for example the guest's UUID
+    /// Name of this migration, the same at both ends: any text. Who watches the network sees a hash
+    /// of it, and could try names that he can guess: a random UUID tells nothing
     #[arg(long, value_name = "NAME", default_value = "")]
     pub(crate) migration: String,
 }
@@ -159,6 +162,26 @@ impl TrustOptions {
             _ => return Err(Failure::Usage("--ca wants --cert and --key".into())),
         };
         Ok(Some(certificates))
+    }
+
+    /// The files that it takes, as far as they tell that something in them changed.
+    pub(crate) fn files(&self) -> Vec<Option<(u64, u64, i64, i64)>> {
+        const PKI: [&str; 6] = [
+            "ca-cert.pem",
+            "ca-crl.pem",
+            "client-cert.pem",
+            "client-key.pem",
+            "server-cert.pem",
+            "server-key.pem",
+        ];
+        let single = [&self.secret_file, &self.ca, &self.cert, &self.key, &self.crl];
+        let single = single.into_iter().flatten().cloned();
+        let pki = self.pki.iter().flat_map(|pki| PKI.map(|name| pki.join(name)));
+        let state = |path: PathBuf| {
+            let found = fs::metadata(path).ok()?;
+            Some((found.ino(), found.size(), found.ctime(), found.ctime_nsec()))
+        };
+        single.chain(pki).map(state).collect()
     }
 
     /// A secret serves one migration.

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -182,13 +182,20 @@ fn again(
     options: &TrustOptions,
     keep: bool,
 ) -> Result<impl Fn() -> sealane::Result<Trust> + Sync + '_, Failure> {
-    let first = options.trust()?;
-    Ok(move || match keep {
-        false => Ok(first.clone()),
-        true => options.trust().map_err(|failure| match failure {
-            Failure::Sealane(error) => error,
-            other => Error::Misuse(other.to_string()),
-        }),
+    let last = Mutex::new((options.files(), options.trust()?));
+    Ok(move || {
+        let mut last = last.lock().expect("no panic while it is held");
+        // Strangers come as often as they like: only what changed is read again.
+        let files = if keep { options.files() } else { last.0.clone() };
+        if files != last.0 {
+            let read = options.trust().map_err(|failure| match failure {
+                Failure::Sealane(error) => error,
+                other => Error::Misuse(other.to_string()),
+            });
+            *last = (files, read?);
+        }
+        // A secret that is kept serves the next migration as well.
+        Ok(if keep { last.1.renewed() } else { last.1.clone() })
     })
 }
 

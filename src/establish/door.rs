@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::PollFlags;
@@ -22,8 +22,10 @@ use super::unix::{SocketFile, bind_unix, remove_stale};
 use crate::config::Config;
 use crate::error::{ConfigError, Error, Result, SystemError};
 
-/// Connections that may wait to be accepted: every lane of a session may come at once.
+/// Connections that may wait to be accepted at a unix or vsock socket; std has its own for TCP.
 const BACKLOG: i32 = 256;
+/// How soon a port that could not be had is asked for again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// The first descriptor that systemd passes (sd_listen_fds(3)).
 const SYSTEMD_FIRST: i32 = 3;
 
@@ -68,6 +70,9 @@ struct Meeting {
     attempts: Vec<(u16, Attempt)>,
     next: u16,
     config: Option<Config>,
+    /// Why the next connection cannot be attempted, which matters to whoever needs one more; and
+    /// when it is tried again.
+    failed: Option<(Error, Instant)>,
 }
 
 impl Door {
@@ -130,7 +135,13 @@ impl Door {
         let rendezvous = Rendezvous::new(local, remote)?;
         let first = Attempt::begin(&rendezvous, 0, None)?;
         let attempts = vec![(0, first)];
-        Ok(Self(Way::Rendezvous(Meeting { rendezvous, attempts, next: 0, config: None })))
+        Ok(Self(Way::Rendezvous(Meeting {
+            rendezvous,
+            attempts,
+            next: 0,
+            config: None,
+            failed: None,
+        })))
     }
 
     /// Sets the options of what listens, which connections inherit where they are TCP.
@@ -141,7 +152,9 @@ impl Door {
     pub fn tune(&mut self, config: &Config) -> Result<()> {
         match &mut self.0 {
             Way::Listening { socket, .. } => tune_if_tcp(socket, config),
-            Way::Sockets { .. } => Ok(()),
+            Way::Sockets { rest, .. } => {
+                rest.iter().try_for_each(|socket| tune_if_tcp(socket, config))
+            }
             Way::Rendezvous(meeting) => {
                 meeting.config = Some(config.clone());
                 meeting.attempts.iter_mut().try_for_each(|(_, attempt)| attempt.tune(config))
@@ -186,10 +199,12 @@ impl Door {
         Ok(Some((unblocked(socket)?, peer)))
     }
 
-    /// Why nobody will ever come, where all sockets that were passed have been taken.
+    /// Why nobody will come any more: all sockets that were passed have been taken, or the next
+    /// port of a rendezvous cannot be had.
     pub fn none_left(&self) -> Option<Error> {
         match &self.0 {
             Way::Sockets { passed, rest } if rest.is_empty() => Some(none_left(*passed)),
+            Way::Rendezvous(meeting) => meeting.failed.as_ref().map(|(error, _)| error.clone()),
             _ => None,
         }
     }
@@ -223,10 +238,13 @@ impl fmt::Debug for Door {
 
 impl Meeting {
     fn retry_at(&self) -> Option<Instant> {
-        if [0, self.next].iter().any(|number| !self.is_attempted(*number)) {
-            return Some(Instant::now());
-        }
-        self.attempts.iter().filter_map(|(_, attempt)| attempt.retry_at()).min()
+        let begins = match &self.failed {
+            Some((_, again)) => Some(*again),
+            None if [0, self.next].iter().all(|number| self.is_attempted(*number)) => None,
+            None => Some(Instant::now()),
+        };
+        let attempts = self.attempts.iter().filter_map(|(_, attempt)| attempt.retry_at());
+        attempts.chain(begins).min()
     }
 
     fn is_attempted(&self, number: u16) -> bool {
@@ -235,9 +253,19 @@ impl Meeting {
 
     fn accept(&mut self) -> Result<Option<OwnedFd>> {
         for number in [0, self.next] {
-            if !self.is_attempted(number) {
-                let attempt = Attempt::begin(&self.rendezvous, number, self.config.as_ref())?;
-                self.attempts.push((number, attempt));
+            let waits = |(_, again): &(Error, Instant)| Instant::now() < *again;
+            if self.is_attempted(number) || (number > 0 && self.failed.as_ref().is_some_and(waits))
+            {
+                continue;
+            }
+            match Attempt::begin(&self.rendezvous, number, self.config.as_ref()) {
+                Ok(attempt) => {
+                    self.attempts.push((number, attempt));
+                    self.failed = None;
+                }
+                // The session may have all the connections that it wants.
+                Err(error) if number > 0 => self.failed = Some((error, Instant::now() + AGAIN)),
+                Err(error) => return Err(error),
             }
         }
         for at in 0..self.attempts.len() {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::poll::PollFlags;
 
 use super::door::PeerAddress;
-use crate::error::{Error, PeerError};
+use crate::error::Error;
 use crate::trust::{RECORD_HEADER_BYTES, Step, TlsListener, record_bytes};
 use crate::wire::{DIALLER_HELLO_BYTES, FirstBytes, OpenHello};
 
@@ -82,6 +82,11 @@ impl Stranger {
         Self { socket, address, deadline, stage: Stage::Tls(greeting) }
     }
 
+    /// Whether it has yet to begin, or is on its way out.
+    pub(super) fn is_idle(&self) -> bool {
+        !matches!(self.stage, Stage::Tls(_))
+    }
+
     pub(super) fn poll_fd(&self) -> (BorrowedFd<'_>, PollFlags) {
         let writes = match &self.stage {
             Stage::Hello { .. } => false,
@@ -124,7 +129,10 @@ impl Stranger {
                     if matches!(bytes[..*filled], [0x16, 0x03, ..]) && answers_tls {
                         return Ok(Some(Next::Part(NO_APPLICATION_PROTOCOL.to_vec())));
                     }
-                    if let FirstBytes::Foreign(_) = FirstBytes::parse(&bytes[..*filled]) {
+                    let may_be_tls = answers_tls && bytes[..*filled] == [0x16];
+                    if let FirstBytes::Foreign(_) = FirstBytes::parse(&bytes[..*filled])
+                        && !may_be_tls
+                    {
                         return Err(ErrorKind::InvalidData.into());
                     }
                     if *filled == bytes.len() {
@@ -138,10 +146,8 @@ impl Stranger {
                 if write_some(socket, outgoing)? {
                     socket.shutdown(std::net::Shutdown::Write)?;
                 }
-                let (mut waste, mut filled) = ([0; 4096], 0);
-                while read_some(socket, &mut waste, &mut filled)? {
-                    filled = 0;
-                }
+                // A piece at a time, so that who never stops holds nobody up.
+                read_some(socket, &mut [0; 4096], &mut 0)?;
                 Ok(None)
             }
         }
@@ -170,10 +176,18 @@ impl Greeting {
                     return Ok(Some(Next::Become));
                 }
                 Err(error) => {
-                    tell(&error);
+                    self.tell(&error);
                     return Ok(Some(Next::Part(std::mem::take(&mut self.outgoing))));
                 }
             }
+        }
+    }
+
+    /// A host of the same CA that was refused is for the administrator to know; strangers are not.
+    fn tell(&self, error: &Error) {
+        match self.tls.refused_one_of_ours() {
+            true => tracing::warn!(%error, "listening on"),
+            false => tracing::debug!(%error, "dropped a stranger in TLS"),
         }
     }
 
@@ -195,14 +209,6 @@ impl Greeting {
                 return Ok(None);
             }
         }
-    }
-}
-
-/// A certificate that was refused is for the administrator to know; strangers are not.
-fn tell(error: &Error) {
-    match error {
-        Error::Peer(PeerError::Certificate(_)) => tracing::warn!(%error, "listening on"),
-        _ => tracing::debug!(%error, "dropped a stranger in TLS"),
     }
 }
 

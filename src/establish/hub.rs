@@ -22,12 +22,12 @@ use crate::error::{Error, PeerError, Result, SystemError};
 use crate::trust::{self, Greeted, Proven, Trust};
 use crate::wire::{DIALLER_HELLO_BYTES, DiallerHello, JoinHello, OpenHello};
 
-/// Connections that a door hears out at a time; the oldest of the address with the most gives way.
+/// Connections that a door hears out at a time.
 const HALF_OPEN_MAX: usize = 64;
 /// First messages that were answered and are remembered.
 const ANSWERED_MAX: usize = 1024;
 /// Connections that may wait for one who waits.
-const QUEUE_MAX: usize = 16;
+const QUEUE_MAX: usize = 64;
 /// Connections that are accepted before those that are there are heard.
 const ACCEPTS: usize = 16;
 
@@ -65,7 +65,9 @@ struct Board {
 struct Waiting {
     key: u64,
     wants: Wants,
-    queue: VecDeque<Arrival>,
+    /// A client of TLS that does not speak Sealane is told so.
+    answers_tls: bool,
+    queue: VecDeque<(PeerAddress, Arrival)>,
 }
 
 /// What somebody waits for.
@@ -75,8 +77,6 @@ pub enum Wants {
     Open {
         /// For this migration.
         migration_id: [u8; 16],
-        /// A client of TLS that does not speak Sealane is told so.
-        answers_tls: bool,
     },
     /// Further lanes of a session.
     Session {
@@ -130,16 +130,16 @@ impl Hub {
     /// once, and again.
     pub fn door<T>(&self, look: impl FnOnce(&mut Door) -> T) -> T {
         let _look = Look::begin(self);
-        look(&mut self.porter.lock().expect("no panic while it is held").door)
+        look(&mut self.porter().door)
     }
 
     /// # Errors
     ///
     /// [`Error::Misuse`] where somebody waits for the same migration.
-    pub fn register(self: &Arc<Self>, wants: Wants) -> Result<Ticket> {
+    pub fn register(self: &Arc<Self>, wants: Wants, trust: &Trust) -> Result<Ticket> {
         let mut board = self.board();
         let same = |other: &Waiting| match (wants, other.wants) {
-            (Wants::Open { migration_id: ours, .. }, Wants::Open { migration_id: theirs, .. }) => {
+            (Wants::Open { migration_id: ours }, Wants::Open { migration_id: theirs }) => {
                 ours == theirs
             }
             _ => false,
@@ -151,8 +151,15 @@ impl Hub {
         }
         let key = board.next_key;
         board.next_key += 1;
-        board.waiting.push(Waiting { key, wants, queue: VecDeque::new() });
+        // Nobody without the one-time secret gets a byte.
+        let answers_tls = trust.secret().is_none();
+        board.waiting.push(Waiting { key, wants, answers_tls, queue: VecDeque::new() });
         Ok(Ticket { hub: Arc::clone(self), key })
+    }
+
+    /// Where one who held it panicked, strangers may be lost.
+    fn porter(&self) -> MutexGuard<'_, Porter> {
+        self.porter.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn board(&self) -> MutexGuard<'_, Board> {
@@ -161,11 +168,11 @@ impl Hub {
 
     /// Accepts, hears and hands out for a moment.
     fn work(&self, config: &Config, deadline: Option<Instant>, must_come: bool) -> Result<()> {
-        let mut porter = self.porter.lock().expect("no panic while it is held");
+        let mut porter = self.porter();
         let answers_tls = {
             let mut board = self.board();
             porter.strangers.append(&mut board.greeted);
-            board.waiting.iter().any(|w| matches!(w.wants, Wants::Open { answers_tls: true, .. }))
+            board.waiting.iter().any(|waiting| waiting.answers_tls)
         };
         if must_come && porter.strangers.is_empty() {
             porter.door.none_left().map_or(Ok(()), Err)?;
@@ -192,7 +199,7 @@ impl Hub {
                     let caller = Box::new(Caller { hello, proven, trust });
                     let mut board = self.board();
                     let waiting = board.waiting.iter_mut().find(|waiting| waiting.key == owner);
-                    give(waiting, Arrival::Proven(socket, caller));
+                    give(waiting, PeerAddress::Local, Arrival::Proven(socket, caller));
                 }
                 Heard::Nobody => {}
             }
@@ -211,7 +218,7 @@ impl Hub {
                     Wants::Session { session_id, .. } => session_id == join.session_id,
                     Wants::Open { .. } => false,
                 };
-                give(waiting.iter_mut().find(theirs), Arrival::Join(socket, join));
+                give(waiting.iter_mut().find(theirs), address, Arrival::Join(socket, join));
             }
             Ok(DiallerHello::Open(hello, ..)) => {
                 let fit = |w: &Waiting| match w.wants {
@@ -223,18 +230,38 @@ impl Hub {
                     Wants::Session { .. } => 3,
                 };
                 let best = waiting.iter_mut().min_by_key(|w| fit(w));
-                give(best, Arrival::Open(socket, address, message, hello));
+                give(best, address, Arrival::Open(socket, address, message, hello));
             }
             Err(_) => tracing::debug!("dropped a stranger: no first message of this protocol"),
         }
     }
 }
 
-fn give(waiting: Option<&mut Waiting>, arrival: Arrival) {
-    match waiting {
-        Some(waiting) if waiting.queue.len() < QUEUE_MAX => waiting.queue.push_back(arrival),
-        _ => tracing::debug!("dropped a stranger: nobody waits for it"),
+fn give(waiting: Option<&mut Waiting>, address: PeerAddress, arrival: Arrival) {
+    let Some(waiting) = waiting else {
+        tracing::debug!("dropped a stranger: nobody waits for it");
+        return;
+    };
+    let queue = &mut waiting.queue;
+    let may_go = |(_, arrival): &(_, Arrival)| !matches!(arrival, Arrival::Proven(..));
+    if queue.len() >= QUEUE_MAX
+        && let Some(at) = one_of_the_most(queue.iter().map(|entry| (entry.0, may_go(entry))))
+    {
+        tracing::debug!("dropped a stranger: too many wait");
+        queue.remove(at);
     }
+    queue.push_back((address, arrival));
+}
+
+/// Of those that may go the oldest of the network that has the most here: a flood from some
+/// networks costs nobody else his turn.
+fn one_of_the_most(all: impl Iterator<Item = (PeerAddress, bool)>) -> Option<usize> {
+    let all: Vec<_> = all.map(|(address, may_go)| (address.network(), may_go)).collect();
+    let count = |of: PeerAddress| all.iter().filter(|(address, _)| *address == of).count();
+    let may_go = all.iter().enumerate().filter(|(_, (_, may_go))| *may_go);
+    // Of several that are the most the first, which is the oldest.
+    let most = may_go.rev().max_by_key(|(_, (address, _))| count(*address));
+    most.map(|(at, _)| at)
 }
 
 impl Porter {
@@ -271,14 +298,11 @@ impl Porter {
 
     /// The oldest of those from the address that has the most here: a flood from some addresses
     /// costs nobody else his turn.
+    /// Who is in TLS stays while somebody is there who is not.
     fn turn_one_away(&mut self) {
-        let count = |of: &PeerAddress| {
-            self.strangers.iter().filter(|s| s.address.network() == of.network()).count()
-        };
-        let oldest = self.strangers.iter().enumerate();
-        // Of several that are the most the first, which is the oldest.
-        let most = oldest.rev().max_by_key(|(_, stranger)| count(&stranger.address));
-        if let Some((at, _)) = most {
+        let all_in_tls = !self.strangers.iter().any(Stranger::is_idle);
+        let all = self.strangers.iter().map(|s| (s.address, all_in_tls || s.is_idle()));
+        if let Some(at) = one_of_the_most(all) {
             self.strangers.remove(at);
         }
     }
@@ -303,7 +327,7 @@ impl Ticket {
             let own = board.waiting.iter_mut().find(|waiting| waiting.key == self.key);
             let own = own.expect("it waits until it is dropped");
             let own_wants_open = matches!(own.wants, Wants::Open { .. });
-            if let Some(arrival) = own.queue.pop_front() {
+            if let Some((_, arrival)) = own.queue.pop_front() {
                 return Ok(Some(arrival));
             }
             if until.is_over() {
@@ -371,6 +395,11 @@ impl Ticket {
         self.hub.board().greeted.push(stranger);
         let _ = self.hub.wake.write(1);
         Ok(None)
+    }
+
+    /// Why nobody will come any more, where that is so.
+    pub fn none_left(&self) -> Option<Error> {
+        self.hub.door(|door| door.none_left())
     }
 
     /// Whether it is of this hub.

@@ -103,10 +103,8 @@ impl Listener {
         first.check_listens()?;
         // What cannot be set for the connections is this end's error, not a stranger's silence.
         self.0.door(|door| door.tune(config))?;
-        let ticket = self.0.register(Wants::Open {
-            migration_id: migration_id(&config.migration_name),
-            answers_tls: first.secret().is_none(),
-        })?;
+        let migration_id = migration_id(&config.migration_name);
+        let ticket = self.0.register(Wants::Open { migration_id }, &first)?;
         drop(first);
         loop {
             let arrival = ticket.next(config, cancel, Until::NEVER)?;
@@ -164,13 +162,18 @@ pub fn join(
             }
             Some(arrival) => arrival,
         };
+        // Nobody who knocks can harm the session that goes on: not where this end's certificate
+        // has run out meanwhile, either.
         let ours = || Ok(trust.clone());
-        if let Some((mut socket, Caller { hello, proven, .. })) =
-            ticket.greet(arrival, &ours, shake.config)?
-        {
-            let reply = proven.reply(&shake.refuse(&hello, Refusal::Busy))?;
-            // The socket is new: so few bytes fit. Whoever is gone needs no answer.
-            let _ = std::io::Write::write_all(&mut socket, &reply.bytes);
+        match ticket.greet(arrival, &ours, shake.config) {
+            Ok(Some((mut socket, Caller { hello, proven, .. }))) => {
+                if let Ok(reply) = proven.reply(&shake.refuse(&hello, Refusal::Busy)) {
+                    // The socket is new: so few bytes fit. Whoever is gone needs no answer.
+                    let _ = std::io::Write::write_all(&mut socket, &reply.bytes);
+                }
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "nobody new can be answered"),
         }
     }
 }

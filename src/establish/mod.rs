@@ -2,7 +2,7 @@
 //! hands, join, CONFIRM. Migrations and streams are made of what leaves here.
 //!
 //! A lane leaves only after the other end's first sealed frame has verified on it, so nobody acts
-//! on a peer that does not hold the secret. All of it is under one deadline.
+//! on a peer that has not shown who it is. Each step is under a deadline.
 #![forbid(unsafe_code)]
 
 mod address;

@@ -90,9 +90,9 @@ pub(super) fn refused(hello: &OpenHello, reply: &OpenReply, why: Refusal) -> Str
              the same release at both ends",
             hello.version, reply.version
         ),
-        Refusal::Features => format!(
+        Refusal::Features | Refusal::Use => format!(
             "{text}: the end that dials requires {} and would use {}; the end that listens \
-             requires {} and has {}: run the same release at both ends",
+             requires {} and has {}",
             hello.required, hello.optional, reply.required, reply.supported
         ),
         Refusal::Limits => format!(

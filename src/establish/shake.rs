@@ -9,7 +9,7 @@ use nix::poll::PollFlags;
 
 use super::hub::{Caller, Hub, Ticket, Wants};
 use super::negotiate::{Use, refused};
-use super::{migration_id, wait_one};
+use super::{migration_id, tune_if_tcp, wait_one};
 use crate::cancel::Canceller;
 use crate::config::{Config, LANES_MAX, STREAMS_MAX};
 use crate::error::{Error, PeerError, Result, SystemError};
@@ -146,6 +146,9 @@ impl<'a> Shake<'a> {
         hub: Option<&Arc<Hub>>,
     ) -> Result<Option<(Session, Lane)>> {
         let Caller { hello, proven, trust } = caller;
+        if !self.retune(&socket) {
+            return Ok(None);
+        }
         let provider = Provider::resolve(self.config.provider, &CpuFeatures::detect())?;
         // Another listener of this process may have completed meanwhile.
         let unspent = trust.check_unspent();
@@ -156,7 +159,7 @@ impl<'a> Shake<'a> {
         let Replied { bytes, secret, tls } = proven.reply(&answer)?;
         let register = |hub: &Arc<Hub>| {
             let (session_id, migration_id) = (secret.id(), hello.migration_id);
-            hub.register(Wants::Session { session_id, migration_id })
+            hub.register(Wants::Session { session_id, migration_id }, &trust)
         };
         // Before the answer leaves: lanes may come at once.
         let ticket = hub.map(register).transpose()?;
@@ -222,6 +225,9 @@ impl<'a> Shake<'a> {
             tracing::debug!(lane = joined.lane, "dropped a join out of turn: sent twice?");
             return Ok(None);
         }
+        if !self.retune(&socket) {
+            return Ok(None);
+        }
         let lane = self
             .write(&mut socket, &reply)
             .and_then(|()| self.confirm(socket, session.keys(&joined), joined.lane));
@@ -233,6 +239,15 @@ impl<'a> Shake<'a> {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Sets this end's options: whoever accepted the connection may have had others.
+    fn retune(&self, socket: &TcpStream) -> bool {
+        let tuned = tune_if_tcp(socket, self.config);
+        if let Err(error) = &tuned {
+            tracing::debug!(%error, "dropped a connection"); // it is gone, as a rule
+        }
+        tuned.is_ok()
     }
 
     fn session(
@@ -312,6 +327,11 @@ impl<'a> Shake<'a> {
         let mut done = 0;
         while done < bytes {
             self.cancel.check()?;
+            // Also where the other end always has something to say.
+            if Instant::now() >= self.deadline {
+                let reason = "no answer in the time of the handshake";
+                return Err(PeerError::NotAuthenticated { reason }.into());
+            }
             match step(socket, done) {
                 Ok(0) => {
                     let reason = "it closed the connection during the handshake";
@@ -320,10 +340,6 @@ impl<'a> Shake<'a> {
                 Ok(moved) => done += moved,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    if Instant::now() >= self.deadline {
-                        let reason = "no answer in the time of the handshake";
-                        return Err(PeerError::NotAuthenticated { reason }.into());
-                    }
                     wait_one(socket, events, self.deadline);
                 }
                 Err(_) => {

@@ -92,7 +92,8 @@ impl Shake<'_> {
         let deadline = self.deadline.min(Instant::now() + PARTING);
         let shake = Shake { deadline, ..*self };
         if shake.write(socket, last).is_ok() && socket.shutdown(Shutdown::Write).is_ok() {
-            while shake.read(socket, &mut [0]).is_ok() {}
+            let mut waste = [0; 4096];
+            while shake.read(socket, &mut waste).is_ok() {} // until its end, or ours
         }
     }
 }

@@ -210,6 +210,11 @@ impl Streams {
         self.join_lane(socket, cancel)
     }
 
+    /// Why no lane will come any more to the listener that accepted the first, where that is so.
+    pub(crate) fn none_left(&self) -> Option<Error> {
+        self.0.session.ticket.as_ref().and_then(|ticket| ticket.none_left())
+    }
+
     /// Waits for one more lane at the listener that accepted the first; none once it is over.
     pub(crate) fn next_lane_until(
         &self,

@@ -46,6 +46,17 @@ impl Trust {
         Self(Of::Both(secret, certificates))
     }
 
+    /// The same for another migration, where the control plane says that the one-time secret
+    /// serves several: what has spent it is forgotten.
+    #[must_use]
+    pub fn renewed(&self) -> Self {
+        Self(match &self.0 {
+            Of::Secret(secret) => Of::Secret(secret.renewed()),
+            Of::Both(secret, certificates) => Of::Both(secret.renewed(), certificates.clone()),
+            Of::Certificates(certificates) => Of::Certificates(certificates.clone()),
+        })
+    }
+
     /// The one-time secret, where one is part of it.
     pub fn secret(&self) -> Option<&OneTimeSecret> {
         match &self.0 {

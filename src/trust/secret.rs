@@ -1,11 +1,12 @@
 //! The one-time secret and the file that it comes in.
 
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use zeroize::{Zeroize, Zeroizing};
 
@@ -15,6 +16,8 @@ use crate::seal::SessionSecret;
 /// Fewest bytes of a secret: 256 bits.
 const SECRET_BYTES_MIN: usize = 32;
 const SECRET_BYTES_MAX: usize = 64;
+/// How long another process may take to change a file of secrets.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Most bytes of a file that holds secrets.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 
@@ -143,36 +146,43 @@ impl OneTimeSecret {
     ///
     /// [`Error::System`]: the secret is still there.
     pub fn remove(path: &Path, identity: Option<&str>) -> Result<()> {
-        let shown = path.display().to_string();
-        let failed = |operation, e: &std::io::Error| {
-            let remedy = "the migration is done, and its secret is still there: remove it";
-            SystemError::from_io(operation, &shown, e).remedy(remedy)
+        const STILL: &str = "the migration is done, and its secret is still there: remove it";
+        let failed = |operation, path: &Path, e: &std::io::Error| {
+            SystemError::from_io(operation, path.display().to_string(), e).remedy(STILL)
         };
-        let rest = match identity.map(|identity| (identity, read_private(path))) {
-            None => Zeroizing::default(),
-            Some((_, Err(Error::System(e)))) if e.errno == libc::ENOENT => return Ok(()),
-            Some((identity, text)) => {
-                let text = text?;
-                let own = |line: &&str| line.rsplit_once(':').is_some_and(|(n, _)| n == identity);
-                let others: Vec<_> = text.lines().filter(|line| !own(&line.trim())).collect();
-                Zeroizing::new(others.iter().map(|line| format!("{line}\n")).collect::<String>())
-            }
-        };
-        if lines(&rest).next().is_some() {
-            replace(path, &rest).map_err(|e| failed("write", &e))?;
-            return Ok(());
-        }
-        match std::fs::remove_file(path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(failed("unlink", &e).into())
+        let unlink = || match std::fs::remove_file(path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                Err(failed("unlink", path, &e).into())
             }
             _ => Ok(()),
+        };
+        let Some(identity) = identity else { return unlink() };
+        // Others may remove their lines at this moment: one at a time, or a line would come back.
+        let beside = Beside::new(path).map_err(|(beside, e)| failed("create", &beside, &e))?;
+        let text = match read_private(path) {
+            Err(Error::System(e)) if e.errno == libc::ENOENT => return Ok(()),
+            text => text?,
+        };
+        let mut rest = Zeroizing::new(String::with_capacity(text.len() + 1));
+        let own = |line: &str| line.trim().rsplit_once(':').is_some_and(|(n, _)| n == identity);
+        for line in text.lines().filter(|line| !own(line)) {
+            rest.push_str(line);
+            rest.push('\n');
         }
+        if lines(&rest).next().is_none() {
+            return unlink();
+        }
+        Ok(beside.replace(path, &rest).map_err(|e| failed("write", path, &e))?)
     }
 
     /// The secret as hexadecimal digits. Whoever sees them can take the guest.
     pub fn to_text(&self) -> Zeroizing<String> {
-        Zeroizing::new(self.bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+        let digit = |nibble: u8| char::from_digit(nibble.into(), 16).expect("below 16");
+        let mut text = Zeroizing::new(String::with_capacity(2 * self.bytes.len() + 1));
+        for byte in self.bytes.iter() {
+            text.extend([digit(byte >> 4), digit(byte & 15)]);
+        }
+        text
     }
 
     /// Writes the secret to a new file with mode 0600, as hexadecimal digits.
@@ -196,12 +206,17 @@ impl OneTimeSecret {
             .map_err(|e| {
                 let error = SystemError::from_io("create", &shown, &e);
                 match e.kind() {
-                    std::io::ErrorKind::AlreadyExists => error
+                    ErrorKind::AlreadyExists => error
                         .remedy("it exists and is left alone: choose another name or remove it"),
                     _ => error,
                 }
             })?;
         Ok(())
+    }
+
+    /// The same, as if it were new.
+    pub(super) fn renewed(&self) -> Self {
+        Self { bytes: self.bytes.clone(), spent: Spent::default() }
     }
 
     /// The mark that a completed migration sets.
@@ -271,29 +286,59 @@ fn read_private(path: &Path) -> Result<Zeroizing<String>> {
     }
     match std::io::read_to_string(file) {
         Ok(text) => Ok(Zeroizing::new(text)),
-        Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+        Err(e) if e.kind() == ErrorKind::InvalidData => {
             Err(unfit(format!("{shown}, which is no text")))
         }
         Err(e) => Err(system("read", &e).into()),
     }
 }
 
-/// Puts another text in the place of a file's, whole or not at all, as private and of the same
-/// owner.
-fn replace(path: &Path, text: &str) -> std::io::Result<()> {
-    let was = std::fs::metadata(path)?;
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(0o600).open(&beside)?;
-    let written = std::os::unix::fs::fchown(&file, Some(was.uid()), Some(was.gid()))
-        .and_then(|()| file.write_all(text.as_bytes()))
-        .and_then(|()| file.sync_all())
-        .and_then(|()| std::fs::rename(&beside, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&beside); // what went wrong is told
+/// A new file beside one that is to be changed; whoever has it changes that one alone.
+struct Beside {
+    path: PathBuf,
+    file: File,
+    /// It has taken the other's name, and its own may be somebody else's.
+    renamed: bool,
+}
+
+impl Beside {
+    /// Waits for a while for somebody else's to go.
+    fn new(of: &Path) -> Result<Self, (PathBuf, std::io::Error)> {
+        let mut path = of.as_os_str().to_owned();
+        path.push(".new");
+        let path = PathBuf::from(path);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut options = OpenOptions::new();
+            match options.write(true).create_new(true).mode(0o600).open(&path) {
+                Ok(file) => return Ok(Self { path, file, renamed: false }),
+                Err(e) if e.kind() == ErrorKind::AlreadyExists && Instant::now() < deadline => {
+                    std::thread::sleep(PATIENCE / 100);
+                }
+                Err(e) => return Err((path, e)),
+            }
+        }
     }
-    written
+
+    /// Puts a text in the place of that file's, whole or not at all, as private and of the same
+    /// owner.
+    fn replace(mut self, of: &Path, text: &str) -> std::io::Result<()> {
+        let was = std::fs::metadata(of)?;
+        std::os::unix::fs::fchown(&self.file, Some(was.uid()), Some(was.gid()))?;
+        self.file.write_all(text.as_bytes())?;
+        self.file.sync_all()?;
+        std::fs::rename(&self.path, of)?;
+        self.renamed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if !self.renamed {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 fn found_in(error: Error, path: &Path) -> Error {
@@ -358,8 +403,13 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("# of two guests\na:b:{two}\n"));
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
         read("qemu").unwrap_err();
+        // One that was killed while it changed the file leaves this.
+        fs::write(dir.path().join("keys.psk.new"), "").unwrap();
+        let error = OneTimeSecret::remove(&path, Some("a:b")).unwrap_err().to_string();
+        assert!(error.contains("keys.psk.new") && error.contains("still there"), "{error}");
+        fs::remove_file(dir.path().join("keys.psk.new")).unwrap();
         OneTimeSecret::remove(&path, Some("a:b")).unwrap();
-        assert!(!path.exists());
+        assert!(!path.exists() && !dir.path().join("keys.psk.new").exists());
         OneTimeSecret::remove(&path, Some("a:b")).unwrap();
         OneTimeSecret::remove(&path, None).unwrap();
     }

@@ -112,6 +112,7 @@ impl TlsDialler {
 pub struct TlsListener {
     connection: ServerConnection,
     common: Common,
+    refused_one_of_ours: bool,
 }
 
 impl TlsListener {
@@ -122,7 +123,8 @@ impl TlsListener {
     ) -> Result<Self> {
         let config = certificates.server_config()?;
         let connection = ServerConnection::new(config).map_err(internal)?;
-        Ok(Self { connection, common: Common::new(certificates, secret, hello) })
+        let common = Common::new(certificates, secret, hello);
+        Ok(Self { connection, common, refused_one_of_ours: false })
     }
 
     /// Records to send now.
@@ -130,6 +132,12 @@ impl TlsListener {
         let mut bytes = Vec::new();
         while self.connection.wants_write() && self.connection.write_tls(&mut bytes).is_ok() {}
         bytes
+    }
+
+    /// Whether the other end showed a certificate that our CA issued, and was refused for what is
+    /// in it.
+    pub fn refused_one_of_ours(&self) -> bool {
+        self.refused_one_of_ours
     }
 
     /// Takes one record, until the dialler has shown who it is. Whatever comes of it,
@@ -186,7 +194,19 @@ impl TlsListener {
     fn process(&mut self, record: &[u8]) -> Result<rustls::IoState> {
         take(&mut &*record, |bytes| self.connection.read_tls(bytes))?;
         let state = self.connection.process_new_packets();
-        state.map_err(|e| self.common.certificates.explain(End::Listens, &e))
+        state.map_err(|e| {
+            use rustls::CertificateError as E;
+            self.refused_one_of_ours = matches!(
+                e,
+                rustls::Error::InvalidCertificate(
+                    E::NotValidForNameContext { .. }
+                        | E::Revoked
+                        | E::ExpiredContext { .. }
+                        | E::NotValidYetContext { .. }
+                )
+            );
+            self.common.certificates.explain(End::Listens, &e)
+        })
     }
 }
 

@@ -35,6 +35,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crossbeam::channel::{Receiver, unbounded};
 use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::cancel::Canceller;
@@ -54,6 +55,9 @@ use shared::Shared;
 
 /// How long a last word may take to be said, and to be heard where a lane was closed.
 const GRACE: Duration = Duration::from_millis(500);
+
+/// How often a wait looks whether it is over.
+const TICK: Duration = Duration::from_millis(50);
 
 /// What a channel did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,6 +102,8 @@ impl TunnelProgress {
 /// The end at the source's host. It dials, or listens for the other end.
 pub struct TunnelSource {
     end: End,
+    /// Lanes that joined, where it listens.
+    joined: Option<Receiver<Lane>>,
 }
 
 /// The end at the target's host. It listens, or dials the other end.
@@ -124,7 +130,8 @@ impl TunnelSource {
         config: &Config,
         cancel: &Canceller,
     ) -> Result<Self> {
-        End::dial(dial, Role::Source, trust.into(), config, cancel).map(|end| Self { end })
+        let end = End::dial(dial, Role::Source, trust.into(), config, cancel)?;
+        Ok(Self { end, joined: None })
     }
 
     /// Waits for the other end to dial, as [`TunnelTarget::accept`] does.
@@ -138,7 +145,9 @@ impl TunnelSource {
         config: &Config,
         cancel: &Canceller,
     ) -> Result<Self> {
-        End::accept(listener, Role::Source, trust, config, cancel).map(|end| Self { end })
+        let end = End::accept(listener, Role::Source, trust, config, cancel)?;
+        let joined = Some(end.keep_door()?);
+        Ok(Self { end, joined })
     }
 
     /// Its channels.
@@ -188,27 +197,29 @@ impl TunnelSource {
     }
 
     fn open(&self, local: OwnedFd, from: &LocalListener) -> Result<()> {
-        let End { streams, shared } = &self.end;
-        let lane = match streams.dials() {
-            true => streams.dial_next_lane(&shared.cancel)?,
-            false => self.ask_for_lane()?,
+        let lane = match &self.joined {
+            None => self.end.streams.dial_next_lane(&self.end.shared.cancel)?,
+            Some(joined) => self.ask_for_lane(joined)?,
         };
         let place = format!("unix:{}", from.path().display());
         self.end.open(Role::Source, lane, local, &place)
     }
 
     /// The other end dials where it is told to.
-    fn ask_for_lane(&self) -> Result<Lane> {
+    fn ask_for_lane(&self, joined: &Receiver<Lane>) -> Result<Lane> {
         let End { streams, shared } = &self.end;
         let channels = shared.channels().len() + 1;
         shared.voice.want(u16::try_from(channels).unwrap_or(u16::MAX))?;
         let patience = streams.config().handshake_timeout;
         let deadline = Instant::now() + patience;
-        let over = || shared.is_stopped() || Instant::now() >= deadline;
-        streams.next_lane_until(&shared.cancel, over)?.ok_or_else(|| {
-            let (phase, waited_s) = ("while a further lane was to join", patience.as_secs());
-            PeerError::Silent { lane: 0, phase, waited_s }.into()
-        })
+        while shared.check() && Instant::now() < deadline {
+            if let Ok(lane) = joined.recv_timeout(TICK) {
+                return Ok(lane);
+            }
+        }
+        streams.none_left().map_or(Ok(()), Err)?;
+        let (phase, waited_s) = ("while a further lane was to join", patience.as_secs());
+        Err(PeerError::Silent { lane: 0, phase, waited_s }.into())
     }
 }
 
@@ -380,6 +391,19 @@ impl End {
             control::hear(shared, &config, dials, socket, opener)
         })?;
         Ok(Self { streams, shared })
+    }
+
+    /// Lets in at any time who joins, and tells others that the migration is going on.
+    fn keep_door(&self) -> Result<Receiver<Lane>> {
+        let (streams, (lanes, joined)) = (self.streams.clone(), unbounded());
+        self.shared.spawn("sealane-door".to_owned(), move |shared| {
+            let over = || shared.is_stopped() || shared.is_agreed();
+            while let Some(lane) = streams.next_lane_until(&shared.cancel, over)? {
+                let _ = lanes.send(lane); // nobody asks for one any more
+            }
+            Ok(())
+        })?;
+        Ok(joined)
     }
 
     fn open(&self, role: Role, lane: Lane, local: OwnedFd, place: &str) -> Result<()> {

@@ -49,10 +49,14 @@ const REFUSALS: [(Refusal, u8, &str); 8] = [
     (
         Refusal::Use,
         6,
-        "one end carries an image, the other is a tunnel or a check: use the same at both ends",
+        "one end carries an image, the other is a tunnel or a check, use the same at both ends",
     ),
     (Refusal::Busy, 7, "another migration is going on there: wait until it has ended"),
-    (Refusal::Features, 8, "one end requires a feature that the other lacks"),
+    (
+        Refusal::Features,
+        8,
+        "one end requires a feature that the other lacks, run the same release at both ends",
+    ),
 ];
 
 impl Refusal {
