@@ -22,8 +22,8 @@ use super::unix::{SocketFile, bind_unix, remove_stale};
 use crate::config::Config;
 use crate::error::{ConfigError, Error, Result, SystemError};
 
-/// Connections that may wait to be accepted at a unix or vsock socket; std has its own for TCP.
-const BACKLOG: i32 = 256;
+/// Connections that may wait to be accepted: every lane may come at once, and strangers beside.
+const BACKLOG: i32 = 1024;
 /// How soon a port that could not be had is asked for again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// The first descriptor that systemd passes (sd_listen_fds(3)).
@@ -98,7 +98,9 @@ impl Door {
                         None => failed.remedy(format!("{e}: ADDRESS:PORT of this host is wanted")),
                     }
                 })?;
-                (socket.into(), None)
+                let socket = socket.into();
+                started(&socket, address)?; // again: std's backlog is short
+                (socket, None)
             }
             Address::Unix(path) => {
                 let (socket, file) = listen_unix(path)?;

@@ -82,6 +82,11 @@ impl Stranger {
         Self { socket, address, deadline, stage: Stage::Tls(greeting) }
     }
 
+    /// Whether it has had its time.
+    pub(super) fn is_late(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
     /// Whether it has yet to begin, or is on its way out.
     pub(super) fn is_idle(&self) -> bool {
         !matches!(self.stage, Stage::Tls(_))
@@ -100,7 +105,7 @@ impl Stranger {
     /// Hears what came. `answers_tls` says whether a client of TLS, which speaks no Sealane, is
     /// told so; else nobody without the secret gets a byte.
     pub(super) fn hear(mut self, answers_tls: bool) -> Heard {
-        if Instant::now() >= self.deadline {
+        if self.is_late() {
             return Heard::Nobody;
         }
         match self.step(answers_tls) {

@@ -177,20 +177,14 @@ impl Hub {
         if must_come && porter.strangers.is_empty() {
             porter.door.none_left().map_or(Ok(()), Err)?;
         }
-        if !porter.accept(config)? {
-            let retry_at = porter.door.retry_at();
-            let deadline = [deadline, retry_at].into_iter().flatten().min();
-            let fds: Vec<_> = porter
-                .door
-                .poll_fds()
-                .into_iter()
-                .chain([(self.wake.as_fd(), PollFlags::POLLIN)])
-                .chain(porter.strangers.iter().map(Stranger::poll_fd))
-                .collect();
-            wait(&fds, deadline);
-        }
+        let more = porter.accept(config)?;
+        let ready = porter.ready(&self.wake, if more { Some(Instant::now()) } else { deadline });
         let _ = self.wake.read(); // it does not block
-        for stranger in std::mem::take(&mut porter.strangers) {
+        for (stranger, ready) in std::mem::take(&mut porter.strangers).into_iter().zip(ready) {
+            if !ready && !stranger.is_late() {
+                porter.strangers.push(stranger);
+                continue;
+            }
             match stranger.hear(answers_tls) {
                 Heard::Stranger(stranger) => porter.strangers.push(stranger),
                 Heard::Message(socket, address, message) => self.sort(socket, address, message),
@@ -288,6 +282,16 @@ impl Porter {
             }
         }
         Ok(true)
+    }
+
+    /// Waits until somebody is there or has something to say: which of the strangers.
+    fn ready(&self, wake: &EventFd, deadline: Option<Instant>) -> Vec<bool> {
+        let deadline = [deadline, self.door.retry_at()].into_iter().flatten().min();
+        let mut fds = self.door.poll_fds();
+        fds.push((wake.as_fd(), PollFlags::POLLIN));
+        let others = fds.len();
+        fds.extend(self.strangers.iter().map(Stranger::poll_fd));
+        wait(&fds, deadline).split_off(others)
     }
 
     fn make_room(&mut self) {

@@ -41,15 +41,17 @@ use crate::config::{FRAME_BYTES_MAX, FRAME_BYTES_MIN, LANES_MAX, PAGE_BYTES};
 /// How often a wait looks whether somebody cancelled.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Waits until one of them is ready, the deadline passes or it is time to look for a cancel.
-fn wait(fds: &[(BorrowedFd<'_>, PollFlags)], deadline: Option<Instant>) {
+/// Waits until one of them is ready, the deadline passes or it is time to look for a cancel: which
+/// are ready.
+fn wait(fds: &[(BorrowedFd<'_>, PollFlags)], deadline: Option<Instant>) -> Vec<bool> {
     let left = deadline.map_or(TICK, |at| at.saturating_duration_since(Instant::now()).min(TICK));
     let mut fds: Vec<_> = fds.iter().map(|(fd, events)| PollFd::new(*fd, *events)).collect();
     // A millisecond more than is left, so that the wait does not spin. An error is looked at by
     // the operation that follows.
-    let timeout =
-        PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::ZERO);
+    let rounded = if left.is_zero() { left } else { left + Duration::from_millis(1) };
+    let timeout = PollTimeout::try_from(rounded).unwrap_or(PollTimeout::ZERO);
     let _ = poll(&mut fds, timeout);
+    fds.iter().map(|fd| fd.any().unwrap_or(true)).collect()
 }
 
 fn wait_one(socket: &impl AsFd, events: PollFlags, deadline: Instant) {
@@ -84,10 +86,7 @@ fn migration_id(name: &str) -> [u8; 16] {
 
 /// Whether it is ready, at once or before the deadline passes or it is time to look for a cancel.
 fn is_ready(socket: BorrowedFd<'_>, events: PollFlags, deadline: Instant) -> bool {
-    let left = deadline.saturating_duration_since(Instant::now()).min(TICK);
-    let rounded = if left.is_zero() { left } else { left + Duration::from_millis(1) };
-    let timeout = PollTimeout::try_from(rounded).unwrap_or(PollTimeout::ZERO);
-    poll(&mut [PollFd::new(socket, events)], timeout).is_ok_and(|ready| ready > 0)
+    wait(&[(socket, events)], Some(deadline))[0]
 }
 
 /// Whether a migration may have so many lanes and such frames.
