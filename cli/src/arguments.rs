@@ -138,7 +138,8 @@ pub(crate) struct TunnelOptions {
 #[derive(Args)]
 #[command(group(way()), group(trust()))]
 pub(crate) struct CheckArguments {
-    /// This end is the target's; else that of --connect is the source's
+    /// Which end this is; else that of --connect is the source's. Must be said with --fd and
+    /// --rendezvous
     #[arg(long, value_enum)]
     pub(crate) role: Option<RoleName>,
     #[command(flatten)]

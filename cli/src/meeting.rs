@@ -49,8 +49,17 @@ pub(crate) enum Way {
 }
 
 impl Meeting {
+    /// Whether who listens says nothing of who is the source.
+    pub(crate) fn is_symmetric(&self) -> bool {
+        !self.fd.is_empty() || self.rendezvous
+    }
+
     /// `to` is another spelling of --connect that some commands have.
     pub(crate) fn way(&self, role: Role, to: Option<&str>) -> Result<Way, Failure> {
+        if !self.fd.is_empty() && self.bind.is_some() {
+            let text = "--bind is where connections leave from: those of --fd are made already";
+            return Err(Failure::Usage(text.into()));
+        }
         if !self.fd.is_empty() {
             let sockets = passed_sockets(&self.fd)?;
             return Ok(match role == Role::Source && !self.accepted {
