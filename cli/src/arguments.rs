@@ -58,7 +58,7 @@ pub(crate) enum SecretCommand {
 #[derive(Subcommand)]
 pub(crate) enum PkiCommand {
     /// Say of each file of this host's certificates whether it is fine, or what helps. Exit code 1
-    /// where nobody could be met with them
+    /// where something is bad
     Check(PkiCheckArguments),
     /// Make a CA and certificates for some hosts, to try Sealane with
     New(PkiNewArguments),

@@ -107,6 +107,8 @@ pub(crate) fn target(arguments: &TunnelTargetArguments, cancel: &Canceller) -> O
     let way = meeting.way(Role::Target, None)?;
     // Before anybody is waited for.
     let trust = again(&options.common.trust, options.keep || several)?;
+    // Nor is anybody refused who comes between two.
+    let expected: Vec<_> = to.iter().map(|(name, _)| way.expect(name)).collect();
     if let Some(address) = way.listens_at() {
         listening(&options.common, &address);
     }
@@ -122,11 +124,14 @@ pub(crate) fn target(arguments: &TunnelTargetArguments, cancel: &Canceller) -> O
     };
     let outcomes: Vec<_> = std::thread::scope(|scope| {
         let serve = &serve;
-        let begin = |(name, path): &'_ (String, PathBuf)| {
+        let begin = |((name, path), expected): (&'_ (String, PathBuf), _)| {
             let (name, path) = (name.clone(), path.clone());
-            scope.spawn(move || serve(&name, &path))
+            scope.spawn(move || {
+                let _expected = expected;
+                serve(&name, &path)
+            })
         };
-        let threads: Vec<_> = to.iter().map(begin).collect();
+        let threads: Vec<_> = to.iter().zip(expected).map(begin).collect();
         threads.into_iter().map(|thread| thread.join().expect("it does not panic")).collect()
     });
     outcomes.into_iter().collect()

@@ -49,6 +49,9 @@ struct Porter {
 struct Board {
     next_key: u64,
     waiting: Vec<Waiting>,
+    /// Migrations that somebody will wait for, and who came for one of them meanwhile.
+    expected: Vec<[u8; 16]>,
+    early: VecDeque<Arrival>,
     /// Somebody does the work.
     led: bool,
     /// TLS handshakes that have begun since the work was looked at last.
@@ -91,6 +94,29 @@ pub enum Arrival {
     Proven(TcpStream, Box<Caller>),
     /// It asks to join, and may be anybody.
     Join(TcpStream, JoinHello),
+}
+
+/// That somebody will wait for a migration of a name: see [`super::Listener::expect`].
+pub struct Expected {
+    hub: Arc<Hub>,
+    migration_id: [u8; 16],
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        let mut board = self.hub.board();
+        let at = board.expected.iter().position(|id| *id == self.migration_id);
+        at.map(|at| board.expected.swap_remove(at));
+        if !board.expected.contains(&self.migration_id) {
+            board.take_early(&self.migration_id);
+        }
+    }
+}
+
+impl std::fmt::Debug for Expected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Expected").finish_non_exhaustive()
+    }
 }
 
 /// Who has shown who it is and wants a session.
@@ -145,8 +171,18 @@ impl Hub {
         }
         let key = board.next_key;
         board.next_key += 1;
-        board.waiting.push(Waiting { key, wants, queue: VecDeque::new() });
+        let queue = match wants {
+            Wants::Open { migration_id, .. } => board.take_early(&migration_id),
+            Wants::Session { .. } => VecDeque::new(),
+        };
+        board.waiting.push(Waiting { key, wants, queue });
         Ok(Ticket { hub: Arc::clone(self), key })
+    }
+
+    /// See [`super::Listener::expect`].
+    pub fn expect(self: &Arc<Self>, migration_id: [u8; 16]) -> Expected {
+        self.board().expected.push(migration_id);
+        Expected { hub: Arc::clone(self), migration_id }
     }
 
     fn board(&self) -> MutexGuard<'_, Board> {
@@ -197,7 +233,7 @@ impl Hub {
     /// Gives a connection to whom its first message names.
     fn sort(&self, socket: TcpStream, address: PeerAddress, message: Box<[u8; DIALLER_HELLO_BYTES]>) {
         let mut board = self.board();
-        let waiting = &mut board.waiting;
+        let Board { waiting, expected, early, .. } = &mut *board;
         // Of a stranger nothing is logged but that there was one.
         match DiallerHello::parse(&message) {
             Ok(DiallerHello::Join(join)) => {
@@ -216,6 +252,13 @@ impl Hub {
                     Wants::Open { .. } => 2,
                     Wants::Session { .. } => 3,
                 };
+                let is_known = waiting.iter().any(|w| fit(w) < 2);
+                if !is_known && expected.contains(&hello.migration_id) {
+                    if early.len() < QUEUE_MAX {
+                        early.push_back(Arrival::Open(socket, address, message, hello));
+                    }
+                    return;
+                }
                 let best = waiting.iter_mut().min_by_key(|w| fit(w));
                 give(best, Arrival::Open(socket, address, message, hello));
             }
@@ -228,6 +271,16 @@ fn give(waiting: Option<&mut Waiting>, arrival: Arrival) {
     match waiting {
         Some(waiting) if waiting.queue.len() < QUEUE_MAX => waiting.queue.push_back(arrival),
         _ => tracing::debug!("dropped a stranger: nobody waits for it"),
+    }
+}
+
+impl Board {
+    fn take_early(&mut self, migration_id: &[u8; 16]) -> VecDeque<Arrival> {
+        let (own, others) = self.early.drain(..).partition(
+            |early| matches!(early, Arrival::Open(.., hello) if hello.migration_id == *migration_id),
+        );
+        self.early = others;
+        own
     }
 }
 

@@ -81,6 +81,7 @@ pub fn dial(
     config.check()?;
     let trust = trust.into();
     trust.check_unspent()?;
+    trust.check_dials()?;
     let shake = Shake::begin(role, Use::Migration, config, cancel);
     let dial = dial.begin();
     let socket = dial.next(config, shake.deadline, cancel)?;

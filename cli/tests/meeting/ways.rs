@@ -115,7 +115,7 @@ fn where_connections_leave_from_is_for_connections_by_tcp() {
         ("--rendezvous --listen 127.0.0.1:0 --bind 127.0.0.1:1", 2, ["--listen", "--bind"]),
         ("--listen 127.0.0.1:0 --connect h:1", 2, ["--listen", "--connect"]),
         ("--to h:1 --connect h:1", 2, ["--to", "--connect"]),
-        ("--accepted --connect h:1", 2, ["--fd", "required"]),
+        ("--accepted --connect h:1", 2, ["--accepted", "--fd"]),
         ("", 2, ["--listen", "--connect"]),
     ] {
         assert_says(&run(&send_line(&place, &format!("{line} {secret}"))), code, &parts);

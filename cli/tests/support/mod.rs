@@ -138,16 +138,23 @@ impl Running {
 
     /// The next line of output.
     pub fn line(&self) -> String {
-        self.lines.recv_timeout(PATIENCE).expect("it says no more")
+        self.line_after(&[])
+    }
+
+    fn line_after(&self, said: &[String]) -> String {
+        let line = self.lines.recv_timeout(PATIENCE);
+        line.unwrap_or_else(|e| panic!("it says no more: {e}: {said:#?}"))
     }
 
     /// The first line that has this in it.
     pub fn line_with(&self, part: &str) -> String {
+        let mut said = Vec::new();
         loop {
-            let line = self.line();
+            let line = self.line_after(&said);
             if line.contains(part) {
                 return line;
             }
+            said.push(line);
         }
     }
 
