@@ -1,6 +1,8 @@
 //! How the two ends of the command meet, and what they know each other by.
 #![allow(missing_docs)]
 
+#[path = "../../../tests/support/hosts.rs"]
+mod hosts;
 #[path = "../../../tests/support/pki.rs"]
 mod pki;
 #[path = "../support/mod.rs"]
@@ -8,6 +10,7 @@ mod support;
 
 mod certificates;
 mod check;
+mod docs;
 mod names;
 mod secrets;
 mod sockets;
