@@ -275,11 +275,10 @@ fn who_comes_for_an_expected_migration_is_kept_until_somebody_waits_for_it() {
         let expected = listener.expect("early");
         let others = waiting(&listener, Role::Target, &listens, &other, &cancel);
         let ours = std::thread::scope(|scope| {
-            let dial = |config| dialled(&address, Role::Source, &dials, config);
-            let ours = scope.spawn(|| dial(&early));
+            let ours = scope.spawn(|| dialled(&address, Role::Source, &dials, &early));
             // Time enough to be refused by who waits for the other one.
             std::thread::sleep(Duration::from_millis(100));
-            once_it_waits(|| dial(&other)).expect(name);
+            once_it_waits(|| dialled(&address, Role::Source, &dials, &other)).expect(name);
             let end = waiting(&listener, Role::Target, &listens, &early, &cancel);
             (ours.join().unwrap().expect(name), end.join().unwrap().expect(name))
         });

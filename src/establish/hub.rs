@@ -276,9 +276,11 @@ fn give(waiting: Option<&mut Waiting>, arrival: Arrival) {
 
 impl Board {
     fn take_early(&mut self, migration_id: &[u8; 16]) -> VecDeque<Arrival> {
-        let (own, others) = self.early.drain(..).partition(
-            |early| matches!(early, Arrival::Open(.., hello) if hello.migration_id == *migration_id),
-        );
+        let is_own = |early: &Arrival| match early {
+            Arrival::Open(.., hello) => hello.migration_id == *migration_id,
+            _ => false,
+        };
+        let (own, others) = self.early.drain(..).partition(is_own);
         self.early = others;
         own
     }
