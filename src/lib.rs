@@ -75,7 +75,7 @@ pub use config::Config;
 pub use config::{EngineChoice, ProviderChoice, ZeroCopy};
 pub use engine::EngineStatistics;
 pub use error::{Error, Result};
-pub use establish::{Dial, Listener, passed_sockets};
+pub use establish::{Dial, Expected, Listener, passed_sockets};
 pub use migrate::{
     LaneStatistics, Lanes, Progress, RoundReport, Source, SourceReport, Target, TargetReport, dial,
 };

@@ -269,6 +269,38 @@ fn one_listener_serves_several_migrations_by_their_names() {
 }
 
 #[test]
+fn who_comes_for_an_expected_migration_is_kept_until_somebody_waits_for_it() {
+    let pki = Pki::new();
+    for (name, dials, listens) in trusts(&pki) {
+        let cancel = Canceller::default();
+        let listener = Listener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_address().unwrap().to_string();
+        let (early, other) = (named("early"), named("other"));
+        let expected = listener.expect("early");
+        let others = waiting(&listener, Role::Target, &listens, &other, &cancel);
+        let ours = std::thread::scope(|scope| {
+            let ours = scope.spawn(|| dialled(&address, Role::Source, &dials, &early));
+            // Time enough to be refused by who waits for the other one.
+            std::thread::sleep(Duration::from_millis(100));
+            once_it_waits(|| dialled(&address, Role::Source, &dials, &other)).expect(name);
+            let end = waiting(&listener, Role::Target, &listens, &early, &cancel);
+            (ours.join().unwrap().expect(name), end.join().unwrap().expect(name))
+        });
+        others.join().unwrap().expect(name);
+
+        // What nobody expects any more is refused as before.
+        drop(listener.expect("late"));
+        let others = waiting(&listener, Role::Target, &listens, &other, &cancel);
+        let error = dialled(&address, Role::Source, &dials, &named("late")).err().unwrap();
+        assert!(error.to_string().contains("another name"), "{name}: {error}");
+        cancel.cancel();
+        assert!(others.join().unwrap().is_err());
+        moves(ours.0, ours.1, &early);
+        drop(expected);
+    }
+}
+
+#[test]
 fn a_session_that_goes_on_is_busy_for_its_own_name_and_not_for_another() {
     let pki = Pki::new();
     for (name, dials, listens) in trusts(&pki) {

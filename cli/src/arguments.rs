@@ -58,7 +58,7 @@ pub(crate) enum SecretCommand {
 #[derive(Subcommand)]
 pub(crate) enum PkiCommand {
     /// Say of each file of this host's certificates whether it is fine, or what helps. Exit code 1
-    /// where nobody could be met with them
+    /// where something is bad
     Check(PkiCheckArguments),
     /// Make a CA and certificates for some hosts, to try Sealane with
     New(PkiNewArguments),
@@ -138,7 +138,8 @@ pub(crate) struct TunnelOptions {
 #[derive(Args)]
 #[command(group(way()), group(trust()))]
 pub(crate) struct CheckArguments {
-    /// This end is the target's; else that of --connect is the source's
+    /// Which end this is; else that of --connect is the source's. Must be said with --fd and
+    /// --rendezvous
     #[arg(long, value_enum)]
     pub(crate) role: Option<RoleName>,
     #[command(flatten)]

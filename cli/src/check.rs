@@ -17,11 +17,16 @@ use crate::output::{event, say};
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub(crate) fn run(arguments: &CheckArguments, cancel: &Canceller) -> Result<(), Failure> {
-    let trust = arguments.trust.trust()?;
     let meeting = &arguments.meeting;
+    if meeting.is_symmetric() && arguments.role.is_none() {
+        let text =
+            "both ends look alike here: name --role source at one, --role target at the other";
+        return Err(Failure::Usage(text.into()));
+    }
+    let trust = arguments.trust.trust()?;
     let config = arguments.tuning.config(meeting);
-    // Which role it has says which end speaks first where sockets were passed; else who connects
-    // is the source.
+    // Which role it has says which end speaks first where both look alike; else who connects is
+    // the source.
     let asked = arguments.role.map(|role| match role {
         RoleName::Source => Role::Source,
         RoleName::Target => Role::Target,

@@ -12,6 +12,7 @@ mod pki;
 mod transfer;
 mod tunnel;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,8 @@ pub(crate) enum Failure {
     Text(String),
     /// What was asked for cannot be meant.
     Usage(String),
+    /// One that was told already.
+    Told(Box<Self>),
 }
 
 impl From<Error> for Failure {
@@ -41,6 +44,7 @@ impl std::fmt::Display for Failure {
         match self {
             Self::Sealane(error) => error.fmt(f),
             Self::Text(text) | Self::Usage(text) => f.write_str(text),
+            Self::Told(failure) => failure.fmt(f),
         }
     }
 }
@@ -48,12 +52,26 @@ impl std::fmt::Display for Failure {
 impl Failure {
     /// Says it to whoever listens.
     fn tell(&self, json: bool) {
-        if json {
-            output::event(&serde_json::json!({
-                "event": "error", "message": self.to_string(), "exit": self.exit_code(),
-            }));
+        self.tell_of("", json);
+    }
+
+    /// The same of a migration with a name.
+    fn tell_of(&self, migration: &str, json: bool) {
+        if matches!(self, Self::Told(_)) {
+            return;
         }
-        eprintln!("sealane: {self}");
+        if json {
+            output::named_event(
+                migration,
+                serde_json::json!({
+                    "event": "error", "message": self.to_string(), "exit": self.exit_code(),
+                }),
+            );
+        }
+        match migration {
+            "" => eprintln!("sealane: {self}"),
+            name => eprintln!("sealane: {name}: {self}"),
+        }
     }
 
     /// What the shell sees: docs in `sealane --help`.
@@ -62,6 +80,7 @@ impl Failure {
             Self::Sealane(error) if error.is_authentication() => 3,
             Self::Sealane(error) if error.is_cancelled() => 4,
             Self::Usage(_) => 2,
+            Self::Told(failure) => failure.exit_code(),
             _ => 1,
         }
     }
@@ -69,7 +88,9 @@ impl Failure {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    tracing_subscriber::fmt().with_env_filter(log_filter()).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(log_filter());
+    // No colours in a file or a journal.
+    log.with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
     let cancel = Canceller::default();
     if let Err(error) = cancel_on_signals(&cancel) {
         eprintln!("sealane: signals: {error}");

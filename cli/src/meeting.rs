@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use sealane::{
-    CertificateFiles, Certificates, Dial, Listener, OneTimeSecret, PeerName, Role, Trust,
+    CertificateFiles, Certificates, Dial, Expected, Listener, OneTimeSecret, PeerName, Role, Trust,
     passed_sockets,
 };
 
@@ -52,8 +52,14 @@ pub(crate) enum Way {
 }
 
 impl Meeting {
+    /// Whether who listens says nothing of who is the source.
+    pub(crate) fn is_symmetric(&self) -> bool {
+        !self.fd.is_empty() || self.rendezvous
+    }
+
     /// `to` is another spelling of --connect that some commands have.
     pub(crate) fn way(&self, role: Role, to: Option<&str>) -> Result<Way, Failure> {
+        self.check()?;
         if !self.fd.is_empty() {
             let sockets = passed_sockets(&self.fd)?;
             return Ok(match role == Role::Source && !self.accepted {
@@ -78,7 +84,29 @@ impl Meeting {
     }
 }
 
+impl Meeting {
+    /// What clap lets pass, where an option that is wanted excludes one that is there.
+    fn check(&self) -> Result<(), Failure> {
+        let text = match (self.fd.is_empty(), self.accepted, &self.bind) {
+            (false, _, Some(_)) => {
+                "--bind is where connections leave from: those of --fd are made already"
+            }
+            (true, true, _) => "--accepted says of the sockets of --fd who speaks first: name --fd",
+            _ => return Ok(()),
+        };
+        Err(Failure::Usage(text.into()))
+    }
+}
+
 impl Way {
+    /// Keeps whoever comes for a migration before it is waited for.
+    pub(crate) fn expect(&self, migration: &str) -> Option<Expected> {
+        match self {
+            Self::Dials(_) => None,
+            Self::Listens(listener) => Some(listener.expect(migration)),
+        }
+    }
+
     /// Where it listens, where it does.
     pub(crate) fn listens_at(&self) -> Option<String> {
         match self {

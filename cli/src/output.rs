@@ -19,6 +19,14 @@ pub(crate) fn event(event: &serde_json::Value) {
     say(&event.to_string());
 }
 
+/// The same of a migration, which has a name where several are served at once.
+pub(crate) fn named_event(name: &str, mut said: serde_json::Value) {
+    if !name.is_empty() {
+        said["migration"] = name.into();
+    }
+    event(&said);
+}
+
 /// Shows progress from a thread of its own until it is dropped.
 pub(crate) struct Watch {
     stop: Arc<AtomicBool>,

@@ -35,7 +35,7 @@ pub(crate) fn check(arguments: &PkiCheckArguments) -> ExitCode {
     }
     let bad = findings.iter().any(|finding| finding.state == State::Bad);
     if bad && !arguments.json {
-        say("nobody can be met with these certificates as they are");
+        say("whoever needs what is bad here meets nobody: mend it first");
     }
     ExitCode::from(u8::from(bad))
 }

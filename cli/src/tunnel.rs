@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::Failure;
 use crate::arguments::{Common, TunnelOptions, TunnelSourceArguments, TunnelTargetArguments};
 use crate::meeting::{TrustOptions, Way};
-use crate::output::event;
+use crate::output::named_event;
 use crate::transfer::listening;
 
 /// How a tunnel ended.
@@ -107,6 +107,8 @@ pub(crate) fn target(arguments: &TunnelTargetArguments, cancel: &Canceller) -> O
     let way = meeting.way(Role::Target, None)?;
     // Before anybody is waited for.
     let trust = again(&options.common.trust, options.keep || several)?;
+    // Nor is anybody refused who comes between two.
+    let expected: Vec<_> = to.iter().map(|(name, _)| way.expect(name)).collect();
     if let Some(address) = way.listens_at() {
         listening(&options.common, &address);
     }
@@ -115,21 +117,24 @@ pub(crate) fn target(arguments: &TunnelTargetArguments, cancel: &Canceller) -> O
         if !name.is_empty() {
             name.clone_into(&mut config.migration_name);
         }
-        serve_target(&Told { options, name }, &way, &trust, path, &config, cancel)
+        let told = Told { options, name };
+        let served = serve_target(&told, &way, &trust, path, &config, cancel);
+        // The others may go on for long.
+        served.map_err(|failure| told.failure(failure))
     };
     let outcomes: Vec<_> = std::thread::scope(|scope| {
         let serve = &serve;
-        let begin = |(name, path): &'_ (String, PathBuf)| {
+        let begin = |((name, path), expected): (&'_ (String, PathBuf), _)| {
             let (name, path) = (name.clone(), path.clone());
-            scope.spawn(move || serve(&name, &path))
+            scope.spawn(move || {
+                let _expected = expected;
+                serve(&name, &path)
+            })
         };
-        let threads: Vec<_> = to.iter().map(begin).collect();
+        let threads: Vec<_> = to.iter().zip(expected).map(begin).collect();
         threads.into_iter().map(|thread| thread.join().expect("it does not panic")).collect()
     });
-    let mut failures = outcomes.into_iter().filter_map(Result::err);
-    let Some(first) = failures.next() else { return Ok(()) };
-    failures.for_each(|failure| failure.tell(options.common.json));
-    Err(first)
+    outcomes.into_iter().collect()
 }
 
 fn serve_target(
@@ -220,20 +225,13 @@ fn repeat(
                 // One end that waits for the other to come says so once.
                 let text = failure.to_string();
                 if text != last {
-                    failure.tell(common.json);
+                    failure.tell_of(told.name, common.json);
                 }
                 last = text;
             }
             Ok(()) => last.clear(),
         }
     }
-}
-
-fn named_event(name: &str, mut said: Value) {
-    if !name.is_empty() {
-        said["migration"] = name.into();
-    }
-    event(&said);
 }
 
 /// What is said of one migration.
@@ -253,6 +251,12 @@ impl Told<'_> {
             "" => eprintln!("{line}"),
             name => eprintln!("{name}: {line}"),
         }
+    }
+
+    /// Says that it failed.
+    fn failure(&self, failure: Failure) -> Failure {
+        failure.tell_of(self.name, self.options.common.json);
+        Failure::Told(Box::new(failure))
     }
 
     fn connected(&self, provider: &str) {

@@ -51,6 +51,9 @@ struct Porter {
 struct Board {
     next_key: u64,
     waiting: Vec<Waiting>,
+    /// Migrations that somebody will wait for, and who came for one of them meanwhile.
+    expected: Vec<[u8; 16]>,
+    early: Queue,
     /// Somebody does the work.
     led: bool,
     /// How many want to look at the door, or do.
@@ -62,12 +65,15 @@ struct Board {
     answered: VecDeque<FirstMessage>,
 }
 
+/// Connections for one who waits, or will, and where they came from.
+type Queue = VecDeque<(PeerAddress, Arrival)>;
+
 struct Waiting {
     key: u64,
     wants: Wants,
     /// A client of TLS that does not speak Sealane is told so.
     answers_tls: bool,
-    queue: VecDeque<(PeerAddress, Arrival)>,
+    queue: Queue,
 }
 
 /// What somebody waits for.
@@ -95,6 +101,29 @@ pub enum Arrival {
     Proven(TcpStream, Box<Caller>),
     /// It asks to join, and may be anybody.
     Join(TcpStream, JoinHello),
+}
+
+/// That somebody will wait for a migration of a name: see [`super::Listener::expect`].
+pub struct Expected {
+    hub: Arc<Hub>,
+    migration_id: [u8; 16],
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        let mut board = self.hub.board();
+        let at = board.expected.iter().position(|id| *id == self.migration_id);
+        at.map(|at| board.expected.swap_remove(at));
+        if !board.expected.contains(&self.migration_id) {
+            board.take_early(&self.migration_id);
+        }
+    }
+}
+
+impl std::fmt::Debug for Expected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Expected").finish_non_exhaustive()
+    }
 }
 
 /// Who has shown who it is and wants a session.
@@ -151,15 +180,25 @@ impl Hub {
         }
         let key = board.next_key;
         board.next_key += 1;
+        let queue = match wants {
+            Wants::Open { migration_id } => board.take_early(&migration_id),
+            Wants::Session { .. } => VecDeque::new(),
+        };
         // Nobody without the one-time secret gets a byte.
         let answers_tls = trust.secret().is_none();
-        board.waiting.push(Waiting { key, wants, answers_tls, queue: VecDeque::new() });
+        board.waiting.push(Waiting { key, wants, answers_tls, queue });
         Ok(Ticket { hub: Arc::clone(self), key })
     }
 
     /// Where one who held it panicked, strangers may be lost.
     fn porter(&self) -> MutexGuard<'_, Porter> {
         self.porter.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// See [`super::Listener::expect`].
+    pub fn expect(self: &Arc<Self>, migration_id: [u8; 16]) -> Expected {
+        self.board().expected.push(migration_id);
+        Expected { hub: Arc::clone(self), migration_id }
     }
 
     fn board(&self) -> MutexGuard<'_, Board> {
@@ -204,7 +243,7 @@ impl Hub {
     /// Gives a connection to whom its first message names.
     fn sort(&self, socket: TcpStream, address: PeerAddress, message: Box<FirstMessage>) {
         let mut board = self.board();
-        let waiting = &mut board.waiting;
+        let Board { waiting, expected, early, .. } = &mut *board;
         // Of a stranger nothing is logged but that there was one.
         match DiallerHello::parse(&message) {
             Ok(DiallerHello::Join(join)) => {
@@ -223,6 +262,11 @@ impl Hub {
                     Wants::Open { .. } => 2,
                     Wants::Session { .. } => 3,
                 };
+                let is_known = waiting.iter().any(|w| fit(w) < 2);
+                if !is_known && expected.contains(&hello.migration_id) {
+                    enqueue(early, address, Arrival::Open(socket, address, message, hello));
+                    return;
+                }
                 let best = waiting.iter_mut().min_by_key(|w| fit(w));
                 give(best, address, Arrival::Open(socket, address, message, hello));
             }
@@ -236,7 +280,10 @@ fn give(waiting: Option<&mut Waiting>, address: PeerAddress, arrival: Arrival) {
         tracing::debug!("dropped a stranger: nobody waits for it");
         return;
     };
-    let queue = &mut waiting.queue;
+    enqueue(&mut waiting.queue, address, arrival);
+}
+
+fn enqueue(queue: &mut Queue, address: PeerAddress, arrival: Arrival) {
     let may_go = |(_, arrival): &(_, Arrival)| !matches!(arrival, Arrival::Proven(..));
     if queue.len() >= QUEUE_MAX
         && let Some(at) = one_of_the_most(queue.iter().map(|entry| (entry.0, may_go(entry))))
@@ -256,6 +303,18 @@ fn one_of_the_most(all: impl Iterator<Item = (PeerAddress, bool)>) -> Option<usi
     // Of several that are the most the first, which is the oldest.
     let most = may_go.rev().max_by_key(|(_, (address, _))| count(*address));
     most.map(|(at, _)| at)
+}
+
+impl Board {
+    fn take_early(&mut self, migration_id: &[u8; 16]) -> Queue {
+        let is_own = |early: &(PeerAddress, Arrival)| match &early.1 {
+            Arrival::Open(.., hello) => hello.migration_id == *migration_id,
+            _ => false,
+        };
+        let (own, others) = self.early.drain(..).partition(is_own);
+        self.early = others;
+        own
+    }
 }
 
 impl Porter {

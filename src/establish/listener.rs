@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::door::Door;
-use super::hub::{Arrival, Caller, Hub, Wants};
+use super::hub::{Arrival, Caller, Expected, Hub, Wants};
 use super::{Session, Shake, Until, Use, migration_id};
 use crate::cancel::Canceller;
 use crate::config::Config;
@@ -69,6 +69,14 @@ impl Listener {
     /// As [`super::Dial::rendezvous`]; [`Error::System`] where the port is not free.
     pub fn rendezvous(local: &str, remote: &str) -> Result<Self> {
         Hub::new(Door::rendezvous(local, remote)?).map(Self)
+    }
+
+    /// Says that somebody will wait here for migrations of this name for as long as what is
+    /// returned lives: whoever comes for one while nobody does is kept until then, where else one
+    /// who waits for another would refuse it.
+    #[must_use]
+    pub fn expect(&self, migration_name: &str) -> Expected {
+        self.0.expect(migration_id(migration_name))
     }
 
     /// The TCP address that it got.

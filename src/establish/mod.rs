@@ -23,6 +23,8 @@ mod unix;
 
 pub use arrival::arrival;
 
+pub use hub::Expected;
+
 pub use dial::{Dial, passed_sockets};
 pub use listener::{Listener, join};
 pub use options::tune_if_tcp;

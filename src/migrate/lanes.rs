@@ -1,5 +1,10 @@
 //! The lanes of a migration: all of them are opened before the first page.
 
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
+
 use crate::cancel::Canceller;
 use crate::config::Config;
 use crate::error::{Error, PeerError, Result};
@@ -81,6 +86,7 @@ pub fn dial(
     config.check()?;
     let trust = trust.into();
     trust.check_unspent()?;
+    trust.check_dials()?;
     let shake = Shake::begin(role, Use::Migration, config, cancel);
     let dial = dial.begin();
     let socket = dial.next(config, shake.deadline, cancel)?;
@@ -116,15 +122,30 @@ impl Listener {
         let mut lanes = vec![first];
         while lanes.len() < usize::from(session.lanes) {
             let next = |lane| usize::from(lane) == lanes.len();
-            let until = Until { deadline: Some(shake.deadline), over: &|| false };
+            let is_gone = || is_closed(&lanes[0].socket);
+            let until = Until { deadline: Some(shake.deadline), over: &is_gone };
             let joined = join(&session, &trust, &shake, until, next)?;
-            lanes.push(joined.ok_or_else(|| silent(config))?);
+            lanes.push(joined.ok_or_else(|| missing(config, is_gone()))?);
         }
         Ok(Lanes::new(lanes, &session, role))
     }
 }
 
-fn silent(config: &Config) -> Error {
+/// Why further lanes do not come.
+fn missing(config: &Config, is_gone: bool) -> Error {
+    let (lane, phase) = (0, "while further lanes were to join");
     let waited_s = config.handshake_timeout.as_secs();
-    PeerError::Silent { lane: 0, phase: "while further lanes were to join", waited_s }.into()
+    match is_gone {
+        true => PeerError::Closed { lane, phase, frames: 0 }.into(),
+        false => PeerError::Silent { lane, phase, waited_s }.into(),
+    }
+}
+
+/// Whether the other end has closed it.
+fn is_closed(socket: &OwnedFd) -> bool {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    match recv(socket.as_raw_fd(), &mut [0], flags) {
+        Ok(bytes) => bytes == 0,
+        Err(e) => !matches!(e, Errno::EAGAIN | Errno::EINTR),
+    }
 }

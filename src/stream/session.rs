@@ -193,6 +193,7 @@ impl Streams {
         config.check()?;
         let trust = trust.into();
         trust.check_unspent()?;
+        trust.check_dials()?;
         let shake = Shake::begin(role, purpose, config, cancel);
         let dial = dial.begin();
         let socket = dial.next(config, shake.deadline, cancel)?;

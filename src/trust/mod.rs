@@ -91,6 +91,15 @@ impl Trust {
         self.certificates().map_or(Ok(()), Certificates::check_listens)
     }
 
+    /// The same of an end that dials, before it connects to anybody.
+    pub(crate) fn check_dials(&self) -> Result<()> {
+        #[cfg(feature = "certificates")]
+        if let Some(certificates) = self.certificates() {
+            certificates.client_config()?;
+        }
+        Ok(())
+    }
+
     /// Refuses a one-time secret that was used.
     pub(crate) fn check_unspent(&self) -> Result<()> {
         self.secret().map_or(Ok(()), OneTimeSecret::check_unspent)

@@ -75,7 +75,8 @@ fn begin(address: &str, rules: &str) {
     }
 }
 
-fn nft(rules: &str) {
+/// More rules for the firewall of this host.
+pub fn nft(rules: &str) {
     let mut child = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success(), "nft: {rules}");

@@ -5,6 +5,7 @@ use sealane_qemu::{Guest, Options, Proxy, contains, installed, kvm_is_here, with
 use serde_json::Value;
 
 use crate::rig::{Between, Case, Rig};
+use crate::tunnel::Trust;
 
 const ENGINES: [&str; 2] = ["uring", "syscalls"];
 /// What stands in the guest's memory, and nowhere on the wire.
@@ -88,6 +89,45 @@ fn a_live_guest_moves_by_postcopy() {
             assert!(asked > Some(0), "no page was fetched: {info:?}");
             rig.assert_lives_at_target();
         }
+    });
+}
+
+#[test]
+fn the_targets_tunnel_connects_to_the_sources_by_certificates() {
+    with_each("the_targets_tunnel_connects_to_the_sources_by_certificates", |qemu| {
+        let by_certificates =
+            Case { trust: Trust::Certificates, target_dials: true, ..Case::live(qemu) };
+        let case = Case { channels: 4, capabilities: &["multifd"], ..by_certificates.clone() };
+        let mut rig = Rig::new(&case);
+        rig.start();
+        rig.finish();
+        rig.assert_lives_at_target();
+
+        // The last way is the one with a channel of its own for pages that are asked for.
+        if let Some(error) = qemu.refuses_postcopy() {
+            println!("SKIP: postcopy where the target's tunnel connects: {error}");
+            return;
+        }
+        let capabilities = qemu.postcopy_ways().pop().unwrap();
+        let mut rig = Rig::new(&Case { capabilities, ..by_certificates });
+        rig.start_slowly();
+        rig.source.start_postcopy();
+        rig.finish();
+        rig.assert_lives_at_target();
+        assert!(rig.place.file("pki/source.example/client-key.pem").exists());
+    });
+}
+
+#[test]
+fn memory_crosses_by_a_secret_and_certificates_together() {
+    with_each("memory_crosses_by_a_secret_and_certificates_together", |qemu| {
+        let mut rig = Rig::new(&Case { trust: Trust::Both, ..Case::memory(qemu) });
+        rig.start();
+        rig.finish();
+        rig.assert_memory_arrived();
+        let left = ["key", "key2", "pki/target.example/server-key.pem"];
+        let left = left.map(|file| rig.place.file(file).exists());
+        assert_eq!(left, [false, false, true], "the one-time secret goes, certificates stay");
     });
 }
 

@@ -3,7 +3,7 @@
 use sealane_qemu::{Guest, Info, Options, Proxy, Qemu};
 use serde_json::json;
 
-use crate::tunnel::{Ended, Place, Tunnel};
+use crate::tunnel::{Ended, Place, Trust, Tunnel};
 
 /// So slow that a migration of these guests takes seconds: there is time to disturb it.
 const SLOW_BYTES_PER_S: u64 = 16 << 20;
@@ -21,6 +21,9 @@ pub struct Case<'a> {
     /// Options of both tunnels.
     pub tunnels: Vec<&'a str>,
     pub proxy: Between,
+    pub trust: Trust,
+    /// The target's tunnel connects to the source's.
+    pub target_dials: bool,
 }
 
 /// What stands between the tunnels.
@@ -42,6 +45,8 @@ impl<'a> Case<'a> {
             channels: 0,
             tunnels: Vec::new(),
             proxy: Between::Nothing,
+            trust: Trust::Secret,
+            target_dials: false,
         }
     }
 
@@ -76,14 +81,7 @@ impl Rig {
         let place = Place::new();
         let target = start_target(case, &place);
         source.prepare(case.capabilities, case.channels);
-        let (far, address) = place.far(&case.tunnels);
-        let proxy = match case.proxy {
-            Between::Nothing => None,
-            Between::Recorder => Some(Proxy::recording(&address)),
-            Between::Flip { at } => Some(Proxy::flipping(&address, at)),
-        };
-        let address = proxy.as_ref().map_or(&address, |proxy| &proxy.address);
-        let mut near = place.near(address, "key", &case.tunnels);
+        let (mut near, far, proxy) = connect(case, &place);
         assert_eq!(near.address(), place.source_uri());
         Self { place, source, target, near, far, proxy }
     }
@@ -167,6 +165,31 @@ impl Rig {
     pub fn assert_lives_at_source(&self) {
         self.source.assert_runs_on();
     }
+}
+
+/// The two tunnels, and what stands between them.
+fn connect(case: &Case, place: &Place) -> (Tunnel, Tunnel, Option<Proxy>) {
+    if case.trust != Trust::Secret {
+        place.new_certificates();
+    }
+    let trust = place.trust(case.trust);
+    let [source, target] = trust.each_ref().map(|options| {
+        options.iter().map(String::as_str).chain(case.tunnels.iter().copied()).collect::<Vec<_>>()
+    });
+    let (from, to) = (place.source_uri(), place.target_uri());
+    let source = [&["tunnel", "source", "--from", &from][..], &source].concat();
+    let target = [&["tunnel", "target", "--to", &to][..], &target].concat();
+    let (listens, dials) = if case.target_dials { (source, target) } else { (target, source) };
+    let mut listens = Tunnel::start(&[&listens[..], &["--listen", "127.0.0.1:0"]].concat());
+    let address = listens.address();
+    let proxy = match case.proxy {
+        Between::Nothing => None,
+        Between::Recorder => Some(Proxy::recording(&address)),
+        Between::Flip { at } => Some(Proxy::flipping(&address, at)),
+    };
+    let address = proxy.as_ref().map_or(&address, |proxy| &proxy.address);
+    let dials = Tunnel::start(&[&dials[..], &["--connect", address]].concat());
+    if case.target_dials { (listens, dials, proxy) } else { (dials, listens, proxy) }
 }
 
 fn start_source(case: &Case) -> Guest {

@@ -35,6 +35,30 @@ impl Place {
         assert_eq!(made.end().code, Some(0));
     }
 
+    /// Certificates of a host for each end.
+    pub fn new_certificates(&self) {
+        let pki = self.path("pki");
+        let hosts = ["--host", "source.example", "--host", "target.example"];
+        let mut made = Tunnel::start(&[&["pki", "new", &pki][..], &hosts].concat());
+        assert_eq!(made.end().code, Some(0));
+    }
+
+    /// What the source's tunnel is told of it, and the target's.
+    pub fn trust(&self, trust: Trust) -> [Vec<String>; 2] {
+        let [own, other] = ["source.example", "target.example"];
+        [("key", own, other), ("key2", other, own)].map(|(key, own, other)| {
+            let mut options = Vec::new();
+            if trust != Trust::Certificates {
+                options.extend(["--secret-file".to_owned(), self.path(key)]);
+            }
+            if trust != Trust::Secret {
+                let pki = self.path(&format!("pki/{own}"));
+                options.extend(["--pki".to_owned(), pki, "--peer".to_owned(), other.to_owned()]);
+            }
+            options
+        })
+    }
+
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -68,6 +92,14 @@ impl Place {
         let how = ["tunnel", "source", "--from", &from, "--to", address];
         Tunnel::start(&[&how[..], &["--secret-file", &key], more].concat())
     }
+}
+
+/// What two ends know each other by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Trust {
+    Secret,
+    Certificates,
+    Both,
 }
 
 /// A process of the command, killed when dropped. What it says is read as it comes.
