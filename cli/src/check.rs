@@ -68,7 +68,8 @@ fn printable(text: &str) -> String {
 
 /// Marks that change the direction of text (Unicode Standard Annex 9).
 fn is_bidi(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    let ranges = ['\u{200e}'..='\u{200f}', '\u{202a}'..='\u{202e}', '\u{2066}'..='\u{2069}'];
+    c == '\u{61c}' || ranges.iter().any(|range| range.contains(&c))
 }
 
 /// What this end tells of itself.

@@ -59,7 +59,7 @@ pub struct Door(Way);
 enum Way {
     Listening { socket: OwnedFd, address: String, _file: Option<SocketFile> },
     Sockets { passed: usize, rest: VecDeque<OwnedFd> },
-    Rendezvous(Meeting),
+    Rendezvous(Box<Meeting>),
 }
 
 /// The connections that a rendezvous waits for.
@@ -137,13 +137,13 @@ impl Door {
         let rendezvous = Rendezvous::new(local, remote)?;
         let first = Attempt::begin(&rendezvous, 0, None)?;
         let attempts = vec![(0, first)];
-        Ok(Self(Way::Rendezvous(Meeting {
+        Ok(Self(Way::Rendezvous(Box::new(Meeting {
             rendezvous,
             attempts,
             next: 0,
             config: None,
             failed: None,
-        })))
+        }))))
     }
 
     /// Sets the options of what listens, which connections inherit where they are TCP.

@@ -13,25 +13,21 @@ use std::time::Instant;
 use nix::poll::PollFlags;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::door::{Door, PeerAddress};
+use super::board::{Arrival, Board, Caller, Waiting, Wants, one_of_the_most};
+use super::door::Door;
 use super::half_open::{Greeting, Heard, Stranger};
 use super::{TICK, Until, tune_if_tcp, wait};
 use crate::cancel::Canceller;
 use crate::config::Config;
 use crate::error::{Error, PeerError, Result, SystemError};
 use crate::trust::{self, Greeted, Proven, Trust};
-use crate::wire::{DIALLER_HELLO_BYTES, DiallerHello, JoinHello, OpenHello};
 
 /// Connections that a door hears out at a time.
 const HALF_OPEN_MAX: usize = 64;
 /// First messages that were answered and are remembered.
 const ANSWERED_MAX: usize = 1024;
-/// Connections that may wait for one who waits.
-const QUEUE_MAX: usize = 64;
 /// Connections that are accepted before those that are there are heard.
 const ACCEPTS: usize = 16;
-
-type FirstMessage = [u8; DIALLER_HELLO_BYTES];
 
 /// A door and those who wait at it.
 pub struct Hub {
@@ -47,93 +43,10 @@ struct Porter {
     strangers: Vec<Stranger>,
 }
 
-#[derive(Default)]
-struct Board {
-    next_key: u64,
-    waiting: Vec<Waiting>,
-    /// Migrations that somebody will wait for, and who came for one of them meanwhile.
-    expected: Vec<[u8; 16]>,
-    early: Queue,
-    /// Somebody does the work.
-    led: bool,
-    /// How many want to look at the door, or do.
-    looks: usize,
-    /// TLS handshakes that have begun since the work was looked at last.
-    greeted: Vec<Stranger>,
-    /// Authentic first messages that were answered: recorded and sent again they would keep who
-    /// waits waiting for a CONFIRM. Only who holds the secret can add to it.
-    answered: VecDeque<FirstMessage>,
-}
-
-/// Connections for one who waits, or will, and where they came from.
-type Queue = VecDeque<(PeerAddress, Arrival)>;
-
-struct Waiting {
-    key: u64,
-    wants: Wants,
-    /// A client of TLS that does not speak Sealane is told so.
-    answers_tls: bool,
-    queue: Queue,
-}
-
-/// What somebody waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wants {
-    /// That a session is opened.
-    Open {
-        /// For this migration.
-        migration_id: [u8; 16],
-    },
-    /// Further lanes of a session.
-    Session {
-        /// The session.
-        session_id: [u8; 16],
-        /// Its migration: who would open it again is told that it is going on.
-        migration_id: [u8; 16],
-    },
-}
-
-/// A connection for somebody who waits.
-pub enum Arrival {
-    /// It asks for a session, and may be anybody.
-    Open(TcpStream, PeerAddress, Box<FirstMessage>, OpenHello),
-    /// It has shown who it is by certificates.
-    Proven(TcpStream, Box<Caller>),
-    /// It asks to join, and may be anybody.
-    Join(TcpStream, JoinHello),
-}
-
 /// That somebody will wait for a migration of a name: see [`super::Listener::expect`].
 pub struct Expected {
     hub: Arc<Hub>,
     migration_id: [u8; 16],
-}
-
-impl Drop for Expected {
-    fn drop(&mut self) {
-        let mut board = self.hub.board();
-        let at = board.expected.iter().position(|id| *id == self.migration_id);
-        at.map(|at| board.expected.swap_remove(at));
-        if !board.expected.contains(&self.migration_id) {
-            board.take_early(&self.migration_id);
-        }
-    }
-}
-
-impl std::fmt::Debug for Expected {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Expected").finish_non_exhaustive()
-    }
-}
-
-/// Who has shown who it is and wants a session.
-pub struct Caller {
-    /// What it asks for.
-    pub hello: OpenHello,
-    /// The handshake, before its answer.
-    pub proven: Proven,
-    /// What it is trusted by.
-    pub trust: Trust,
 }
 
 /// A place among those who wait, until it is dropped.
@@ -226,94 +139,16 @@ impl Hub {
             }
             match stranger.hear(answers_tls) {
                 Heard::Stranger(stranger) => porter.strangers.push(stranger),
-                Heard::Message(socket, address, message) => self.sort(socket, address, message),
+                Heard::Message(socket, address, message) => self.board().sort(socket, address, message),
                 Heard::Proven(socket, Greeting { owner, hello, tls, .. }) => {
                     let (trust, proven) = (tls.trust(), Proven::Tls(tls));
                     let caller = Box::new(Caller { hello, proven, trust });
-                    let mut board = self.board();
-                    let waiting = board.waiting.iter_mut().find(|waiting| waiting.key == owner);
-                    give(waiting, PeerAddress::Local, Arrival::Proven(socket, caller));
+                    self.board().give_proven(owner, socket, caller);
                 }
                 Heard::Nobody => {}
             }
         }
         Ok(())
-    }
-
-    /// Gives a connection to whom its first message names.
-    fn sort(&self, socket: TcpStream, address: PeerAddress, message: Box<FirstMessage>) {
-        let mut board = self.board();
-        let Board { waiting, expected, early, .. } = &mut *board;
-        // Of a stranger nothing is logged but that there was one.
-        match DiallerHello::parse(&message) {
-            Ok(DiallerHello::Join(join)) => {
-                let theirs = |w: &&mut Waiting| match w.wants {
-                    Wants::Session { session_id, .. } => session_id == join.session_id,
-                    Wants::Open { .. } => false,
-                };
-                give(waiting.iter_mut().find(theirs), address, Arrival::Join(socket, join));
-            }
-            Ok(DiallerHello::Open(hello, ..)) => {
-                let fit = |w: &Waiting| match w.wants {
-                    Wants::Open { migration_id, .. } if migration_id == hello.migration_id => 0,
-                    // It will say that the migration is going on.
-                    Wants::Session { migration_id, .. } if migration_id == hello.migration_id => 1,
-                    // It will say that it waits for another.
-                    Wants::Open { .. } => 2,
-                    Wants::Session { .. } => 3,
-                };
-                let is_known = waiting.iter().any(|w| fit(w) < 2);
-                if !is_known && expected.contains(&hello.migration_id) {
-                    enqueue(early, address, Arrival::Open(socket, address, message, hello));
-                    return;
-                }
-                let best = waiting.iter_mut().min_by_key(|w| fit(w));
-                give(best, address, Arrival::Open(socket, address, message, hello));
-            }
-            Err(_) => tracing::debug!("dropped a stranger: no first message of this protocol"),
-        }
-    }
-}
-
-fn give(waiting: Option<&mut Waiting>, address: PeerAddress, arrival: Arrival) {
-    let Some(waiting) = waiting else {
-        tracing::debug!("dropped a stranger: nobody waits for it");
-        return;
-    };
-    enqueue(&mut waiting.queue, address, arrival);
-}
-
-fn enqueue(queue: &mut Queue, address: PeerAddress, arrival: Arrival) {
-    let may_go = |(_, arrival): &(_, Arrival)| !matches!(arrival, Arrival::Proven(..));
-    if queue.len() >= QUEUE_MAX
-        && let Some(at) = one_of_the_most(queue.iter().map(|entry| (entry.0, may_go(entry))))
-    {
-        tracing::debug!("dropped a stranger: too many wait");
-        queue.remove(at);
-    }
-    queue.push_back((address, arrival));
-}
-
-/// Of those that may go the oldest of the network that has the most here: a flood from some
-/// networks costs nobody else his turn.
-fn one_of_the_most(all: impl Iterator<Item = (PeerAddress, bool)>) -> Option<usize> {
-    let all: Vec<_> = all.map(|(address, may_go)| (address.network(), may_go)).collect();
-    let count = |of: PeerAddress| all.iter().filter(|(address, _)| *address == of).count();
-    let may_go = all.iter().enumerate().filter(|(_, (_, may_go))| *may_go);
-    // Of several that are the most the first, which is the oldest.
-    let most = may_go.rev().max_by_key(|(_, (address, _))| count(*address));
-    most.map(|(at, _)| at)
-}
-
-impl Board {
-    fn take_early(&mut self, migration_id: &[u8; 16]) -> Queue {
-        let is_own = |early: &(PeerAddress, Arrival)| match &early.1 {
-            Arrival::Open(.., hello) => hello.migration_id == *migration_id,
-            _ => false,
-        };
-        let (own, others) = self.early.drain(..).partition(is_own);
-        self.early = others;
-        own
     }
 }
 
@@ -501,6 +336,23 @@ impl Drop for Look<'_> {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.hub.board().waiting.retain(|waiting| waiting.key != self.key);
+        self.hub.board().leave(self.key);
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        let mut board = self.hub.board();
+        let at = board.expected.iter().position(|id| *id == self.migration_id);
+        at.map(|at| board.expected.swap_remove(at));
+        if !board.expected.contains(&self.migration_id) {
+            board.take_early(&self.migration_id);
+        }
+    }
+}
+
+impl std::fmt::Debug for Expected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Expected").finish_non_exhaustive()
     }
 }

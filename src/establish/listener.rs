@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::door::Door;
-use super::hub::{Arrival, Caller, Expected, Hub, Wants};
+use super::board::{Arrival, Caller, Wants};
+use super::hub::{Expected, Hub};
 use super::{Session, Shake, Until, Use, migration_id};
 use crate::cancel::Canceller;
 use crate::config::Config;

@@ -7,6 +7,7 @@
 
 mod address;
 mod arrival;
+mod board;
 mod dial;
 mod door;
 mod half_open;

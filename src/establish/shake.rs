@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use nix::poll::PollFlags;
 
-use super::hub::{Caller, Hub, Ticket, Wants};
+use super::board::{Caller, Wants};
+use super::hub::{Hub, Ticket};
 use super::negotiate::{Use, refused};
 use super::{migration_id, tune_if_tcp, wait_one};
 use crate::cancel::Canceller;

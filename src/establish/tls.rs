@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::Shake;
 use super::half_open::PARTING;
-use super::hub::Caller;
+use super::board::Caller;
 use crate::error::{PeerError, Result};
 use crate::seal::SessionSecret;
 use crate::trust::{
