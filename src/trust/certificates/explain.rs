@@ -130,7 +130,7 @@ impl Certificates {
             _ if count == "0" => format!(
                 "the other end's certificate has no subjectAltName (a common name is not looked \
                  at), and {wanted} was expected: have one issued there with that name, or, \
-                 {meant}, name it as peer {fingerprint} (--peer)"
+                 {meant}, name it with --peer {fingerprint}"
             ),
             _ => format!(
                 "the other end's certificate is for {names} ({fingerprint}), and {wanted} was \
