@@ -81,7 +81,12 @@ pub(super) struct Waiting {
 
 impl Board {
     /// Gives a connection to whom its first message names.
-    pub(super) fn sort(&mut self, socket: TcpStream, address: PeerAddress, message: Box<FirstMessage>) {
+    pub(super) fn sort(
+        &mut self,
+        socket: TcpStream,
+        address: PeerAddress,
+        message: Box<FirstMessage>,
+    ) {
         let Self { waiting, expected, early, .. } = self;
         // Of a stranger nothing is logged but that there was one.
         match DiallerHello::parse(&message) {

@@ -139,7 +139,9 @@ impl Hub {
             }
             match stranger.hear(answers_tls) {
                 Heard::Stranger(stranger) => porter.strangers.push(stranger),
-                Heard::Message(socket, address, message) => self.board().sort(socket, address, message),
+                Heard::Message(socket, address, message) => {
+                    self.board().sort(socket, address, message);
+                }
                 Heard::Proven(socket, Greeting { owner, hello, tls, .. }) => {
                     let (trust, proven) = (tls.trust(), Proven::Tls(tls));
                     let caller = Box::new(Caller { hello, proven, trust });

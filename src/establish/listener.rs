@@ -176,7 +176,10 @@ pub fn join(
         let ours = || Ok(trust.clone());
         match ticket.greet(arrival, &ours, shake.config) {
             Ok(Some((mut socket, Caller { hello, proven, .. }))) => {
-                if let Ok(reply) = proven.reply(&shake.refuse(&hello, Refusal::Busy)) {
+                let own = migration_id(&shake.config.migration_name);
+                let is_own = hello.migration_id == own;
+                let why = if is_own { Refusal::Busy } else { Refusal::MigrationId };
+                if let Ok(reply) = proven.reply(&shake.refuse(&hello, why)) {
                     // The socket is new: so few bytes fit. Whoever is gone needs no answer.
                     let _ = std::io::Write::write_all(&mut socket, &reply.bytes);
                 }

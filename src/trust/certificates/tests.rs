@@ -170,7 +170,7 @@ fn certificates_of_a_peer_are_refused_with_the_reason() {
     refused(&a, &unlooked(&pki, &early, "a.example"), &says, &hears);
 
     let nameless = Leaf { names: Vec::new(), ..leaf.clone() };
-    let says = ["no subjectAltName", "b.example was expected", "as peer sha256:"];
+    let says = ["no subjectAltName", "b.example was expected", "--peer sha256:"];
     let hears = ["expects another peer", "no subjectAltName"];
     refused(&a, &unlooked(&pki, &nameless, "a.example"), &says, &hears);
 

@@ -1,5 +1,8 @@
 //! Ends that do not fit together: each of them says why, and a target listens on.
 
+use std::os::unix::process::ExitStatusExt;
+
+use nix::sys::signal::Signal;
 use sealane_qemu::Guest;
 use serde_json::json;
 
@@ -114,7 +117,13 @@ fn channels_that_the_target_does_not_expect_are_told() {
             let told = told.iter().any(|told| said.contains(told));
             (told || ended).then_some((told, said))
         });
-        assert!(said.0 && !said.1.contains("Assertion"), "{said:?}");
+        // QEMU 10.0 takes the channel whose number is that of its channels for one of them
+        // (multifd_recv_initial_packet compares with >) and reads behind its array, with plain
+        // channels too: where that one is among the first, the target dies without a word.
+        let by_signal = pair.target.ended().and_then(|status| status.signal());
+        let is_qemus = at_target.is_some() && by_signal == Some(Signal::SIGSEGV as i32);
+        assert!(said.0 || is_qemus, "{said:?} {by_signal:?}");
+        assert!(!said.1.contains("Assertion"), "{said:?}");
         pair.source.cancel();
         pair.source.assert_runs_on();
     }
