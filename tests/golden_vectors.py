@@ -1,8 +1,9 @@
-"""Golden vectors of src/seal/tests.rs, computed from docs/wire-format.md (W-1, W-20 to W-24) alone.
+"""Golden vectors of src/seal and src/trust, computed from docs/wire-format.md (W-1, W-16, W-19 to W-24) alone.
 
     pip install cryptography && python3 tests/golden_vectors.py
 
-prints the session id, the ratchet's next secret, frame 0 and, with epochs of 4 frames, frame 4.
+prints the session id, the ratchet's next secret, frame 0 and, with epochs of 4 frames, frame 4; then the MAC of a
+proof, TLS's exporter context, and the session ids of certificates and of both.
 """
 
 import hashlib
@@ -43,3 +44,11 @@ print(expand_label(extract(b"handshake hash", b"agreed"), b"session id", 16).hex
 print(updated.hex())
 print(frame(secret, 0, b"\7" * 32, b"guest memory").hex())
 print(frame(updated, 4, b"\7" * 32, b"guest memory").hex())
+
+psk = expand_label(extract(b"sealane1 one-time secret", b"\7" * 32), b"join", 32)
+key = expand_label(extract(b"sealane1 proof", psk), b"join", 32)
+print(hmac.new(key, bytes(range(64)) + b"\x09" * 16, hashlib.sha256).hexdigest())
+reply = bytes([0, 1, 0, 0, 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 3]) + bytes(15)
+print(hashlib.sha256(b"\3" * 112 + reply).hexdigest())
+for salt in b"sealane1 certificates", psk:
+    print(expand_label(extract(salt, bytes(range(64))), b"session id", 16).hex())

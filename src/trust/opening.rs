@@ -137,8 +137,8 @@ pub fn greet(
 fn proof(secret: &OneTimeSecret, clear: &[u8; OPEN_CLEAR_BYTES]) -> Result<[u8; PROOF_BYTES]> {
     let mut proof = [0; PROOF_BYTES];
     proof[..16].copy_from_slice(&random()?[..16]);
-    let tag = mac(&proof_key(secret), &[clear, &proof[..16]]);
-    proof[16..].copy_from_slice(&tag);
+    let (nonce, tag) = proof.split_first_chunk_mut::<16>().expect("16 of 48");
+    tag.copy_from_slice(&mac(&proof_key(secret), &[clear, nonce]));
     Ok(proof)
 }
 
@@ -154,4 +154,30 @@ fn verifies(
 
 fn proof_key(secret: &OneTimeSecret) -> Zeroizing<[u8; 32]> {
     SessionSecret::new(b"sealane1 proof", &*secret.psk()).join_mac_key()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proof_of_another_implementation_verifies() {
+        // W-16, from tests/golden_vectors.py
+        let secret = OneTimeSecret::from_bytes(&[7; 32]).unwrap();
+        let clear = std::array::from_fn(|at| at as u8);
+        let mut golden = [9; PROOF_BYTES];
+        let tag = [
+            0xa4, 0x0d, 0x77, 0xda, 0x02, 0x15, 0x22, 0xa6, 0x40, 0x06, 0x31, 0x69, 0xa7, 0x4b,
+            0x45, 0xdc, 0xdc, 0x28, 0xc8, 0x97, 0xf9, 0x1c, 0xe3, 0xaa, 0x35, 0x09, 0x9a, 0xa2,
+            0xf0, 0x85, 0xa5, 0xe5,
+        ];
+        golden[16..].copy_from_slice(&tag);
+        assert!(verifies(&secret, &clear, &golden));
+        assert!(verifies(&secret, &clear, &proof(&secret, &clear).unwrap()));
+        for bit in 0..golden.len() * 8 {
+            let mut bad = golden;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(!verifies(&secret, &clear, &bad), "bit {bit}");
+        }
+    }
 }

@@ -223,21 +223,29 @@ impl Common {
         Sha256::digest(self.hello).into()
     }
 
-    /// W-19: what TLS exports over both messages, under the one-time secret where there is one.
     fn secret(
         &self,
         reply: &OpenReply,
         export: impl FnOnce(&mut [u8], &[u8], &[u8]) -> Result<(), rustls::Error>,
     ) -> Result<SessionSecret> {
-        let said = Sha256::new().chain_update(self.hello).chain_update(reply.encode());
-        let context = said.finalize();
-        let mut exported = Zeroizing::new([0; 64]);
-        export(&mut exported[..], b"EXPORTER-sealane session", &context).map_err(internal)?;
-        Ok(match &self.secret {
-            Some(secret) => SessionSecret::new(&*secret.psk(), &exported[..]),
-            None => SessionSecret::new(b"sealane1 certificates", &exported[..]),
-        })
+        session_secret(self.secret.as_ref(), &self.hello, reply, export)
     }
+}
+
+/// W-19: what TLS exports over both messages, under the one-time secret where there is one.
+fn session_secret(
+    secret: Option<&OneTimeSecret>,
+    hello: &[u8; DIALLER_HELLO_BYTES],
+    reply: &OpenReply,
+    export: impl FnOnce(&mut [u8], &[u8], &[u8]) -> Result<(), rustls::Error>,
+) -> Result<SessionSecret> {
+    let context = Sha256::new().chain_update(hello).chain_update(reply.encode()).finalize();
+    let mut exported = Zeroizing::new([0; 64]);
+    export(&mut exported[..], b"EXPORTER-sealane session", &context).map_err(internal)?;
+    Ok(match secret {
+        Some(secret) => SessionSecret::new(&*secret.psk(), &exported[..]),
+        None => SessionSecret::new(b"sealane1 certificates", &exported[..]),
+    })
 }
 
 fn take(
@@ -254,4 +262,32 @@ fn take(
 
 fn internal(error: rustls::Error) -> Error {
     Error::Bug(format!("TLS: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Features;
+
+    #[test]
+    fn secrets_are_those_of_another_implementation() {
+        // W-19, from tests/golden_vectors.py
+        let (required, supported) = (Features::default(), Features::KNOWN);
+        let (refusal, version, lanes, frame_bytes) = (None, 1, 2, 65536);
+        let reply = OpenReply { refusal, version, lanes, frame_bytes, required, supported };
+        let secret = OneTimeSecret::from_bytes(&[7; 32]).unwrap();
+        let agreed = |secret| {
+            let export = |out: &mut [u8], label: &[u8], context: &[u8]| {
+                assert_eq!(label, b"EXPORTER-sealane session");
+                assert_eq!(context[..4], [0x2c, 0x56, 0x59, 0x23]);
+                (0..).zip(out).for_each(|(n, byte)| *byte = n);
+                Ok(())
+            };
+            session_secret(secret, &[3; DIALLER_HELLO_BYTES], &reply, export).unwrap().id()
+        };
+        let certificates = 0xe67f_ed4b_efae_7e66_f9da_5e2b_183c_75a0_u128;
+        assert_eq!(agreed(None), certificates.to_be_bytes());
+        let both = 0xea99_1853_5dc5_78f8_0111_391e_5dc0_b33b_u128;
+        assert_eq!(agreed(Some(&secret)), both.to_be_bytes());
+    }
 }

@@ -128,6 +128,10 @@ fn an_image_comes_to_the_socket_of_a_unit_of_systemd() {
     let line = recv_line(&place, &format!("--listen systemd {}", target_secret(&place)));
     let alone = Running::start(sealane(&[]).args(line.split_whitespace())).end();
     assert_says(&alone, 1, &["LISTEN_PID unset", "LISTEN_FDS unset", ".socket unit"]);
+    let mut others = sealane(&[]);
+    others.args(line.split_whitespace()).env("LISTEN_PID", "1").env("LISTEN_FDS", "1");
+    let others = Running::start(&mut others).end();
+    assert_says(&others, 1, &["LISTEN_PID 1", ".socket unit"]);
 
     let listener = UnixListener::bind(place.file("unit")).unwrap();
     let mut receiver = activated(&line);

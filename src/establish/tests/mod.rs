@@ -10,7 +10,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Command, Stdio};
+
 use std::time::{Duration, Instant};
 
 use super::door::{Door, PeerAddress};
@@ -332,46 +332,3 @@ fn by_descriptors_with_a_number() {
     assert!(wrong.contains("SO_ACCEPTCONN is 0"), "{wrong}");
 }
 
-/// What the process that systemd started says.
-#[test]
-#[ignore = "a part of by_socket_activation"]
-fn activated() {
-    match Door::bind("systemd") {
-        Ok(mut door) => {
-            let (mut came, _) = accept(&mut door);
-            came.write_all(b"activated").unwrap();
-        }
-        Err(error) => println!("told: {error}"),
-    }
-}
-
-#[test]
-fn by_socket_activation() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let at = listener.local_addr().unwrap();
-    let started = |environment: &str| {
-        let own = std::env::current_exe().unwrap();
-        let script = format!(
-            "exec 3<&0; {environment} exec '{}' --ignored --exact --nocapture {}activated",
-            own.display(),
-            "establish::tests::"
-        );
-        let mut shell = Command::new("sh");
-        let socket = OwnedFd::from(listener.try_clone().unwrap());
-        shell.args(["-c", &script]).stdin(Stdio::from(socket)).output().unwrap()
-    };
-    let client = std::thread::spawn(move || {
-        let mut text = String::new();
-        TcpStream::connect(at).unwrap().read_to_string(&mut text).unwrap();
-        text
-    });
-    let output = started("LISTEN_PID=$$ LISTEN_FDS=1");
-    assert!(output.status.success(), "{output:?}");
-    assert_eq!(client.join().unwrap(), "activated");
-    for other in ["LISTEN_PID=1 LISTEN_FDS=1", "LISTEN_PID=$$ LISTEN_FDS=0", ""] {
-        let output = started(other);
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(text.contains("told: systemd: found LISTEN_PID"), "{text}");
-        assert!(text.contains("a .socket unit"), "{text}");
-    }
-}
