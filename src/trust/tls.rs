@@ -287,7 +287,7 @@ mod tests {
         };
         let certificates = 0xe67f_ed4b_efae_7e66_f9da_5e2b_183c_75a0_u128;
         assert_eq!(agreed(None), certificates.to_be_bytes());
-        let both = 0xea99_1853_5dc5_78f8_0111_391e_5dc0_b33b_u128;
+        let both = 0xea99_1853_5dc5_78f8_0112_391e_5dc0_b33b_u128;
         assert_eq!(agreed(Some(&secret)), both.to_be_bytes());
     }
 }
