@@ -84,7 +84,7 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// [`Error::Misuse`] where it listens elsewhere: [`Self::to_string`] says where.
+    /// [`Error::Misuse`] where it listens elsewhere: its text (`Display`) says where.
     pub fn local_address(&self) -> Result<SocketAddr> {
         let address = self.0.door(|door| door.socket_address());
         address.ok_or_else(|| Error::Misuse(format!("{self} is no address of TCP")))

@@ -41,7 +41,7 @@ impl LocalListener {
     ///
     /// # Errors
     ///
-    /// [`Error::System`] where there is something at `path`, or it is longer than a socket's
+    /// [`crate::Error::System`] where there is something at `path`, or it is longer than a socket's
     /// address may be (107 bytes, unix(7)).
     pub fn bind(path: &Path) -> Result<Self> {
         let shown = path.display().to_string();
@@ -56,7 +56,7 @@ impl LocalListener {
     ///
     /// # Errors
     ///
-    /// [`Error::System`].
+    /// [`crate::Error::System`].
     pub fn listen(&self) -> Result<()> {
         let backlog = Backlog::new(BACKLOG).expect("no larger than what listen(2) allows");
         let shown = || self.path().display().to_string();
@@ -68,7 +68,7 @@ impl LocalListener {
     ///
     /// # Errors
     ///
-    /// [`Error::Cancelled`].
+    /// [`crate::Error::Cancelled`].
     pub fn wait(&self, cancel: &Canceller) -> Result<()> {
         loop {
             cancel.check()?;
@@ -83,7 +83,7 @@ impl LocalListener {
     ///
     /// # Errors
     ///
-    /// [`Error::System`].
+    /// [`crate::Error::System`].
     pub fn turn_away(&self) -> Result<()> {
         while let Some(socket) = self.accept()? {
             drop(socket);
@@ -186,7 +186,7 @@ pub(super) fn connect_local(
 ///
 /// # Errors
 ///
-/// [`Error::System`] where it is longer than 107 bytes (unix(7)).
+/// [`crate::Error::System`] where it is longer than 107 bytes (unix(7)).
 pub fn check_socket_path(path: &Path) -> Result<()> {
     unix_address(path).map(drop)
 }
