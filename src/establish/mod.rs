@@ -1,4 +1,4 @@
-//! From addresses and sockets to authenticated lanes: connect or listen ([`Dial`], [`door::Door`]), shake
+//! From addresses and sockets to authenticated lanes: connect or listen ([`Dial`], a door), shake
 //! hands, join, CONFIRM. Migrations and streams are made of what leaves here.
 //!
 //! A lane leaves only after the other end's first sealed frame has verified on it, so nobody acts
