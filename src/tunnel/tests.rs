@@ -8,6 +8,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::poll::PollTimeout;
+
 use super::*;
 use crate::OneTimeSecret;
 use crate::config::EngineChoice;
@@ -245,6 +247,26 @@ fn what_breaks_one_channel_ends_all_at_both_ends() {
                 error.contains("channel 1 at unix:") && error.contains("see its log"),
                 "{error}"
             );
+        }
+    }
+}
+
+#[test]
+fn what_a_hypervisor_that_lives_leaves_unread_at_the_end_is_no_failure() {
+    for engine in BOTH {
+        let mut rig = Rig::new(engine);
+        let (near, far) = rig.channel();
+        write(&near, b"what nobody will read");
+        // It is there, and the close behind it resets the connection.
+        let mut fds = [PollFd::new(far.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::NONE).unwrap();
+        while rig.progress[1].channels()[0].received_bytes < 22 {
+            std::thread::yield_now();
+        }
+        drop(far);
+        assert!(read(&near).is_empty());
+        for report in rig.finish() {
+            assert_eq!(report.channels.len(), 1, "{engine:?}");
         }
     }
 }
