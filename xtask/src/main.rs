@@ -14,8 +14,19 @@ use std::process::{Command, ExitCode, Stdio};
 
 const USAGE: &str = "verbs: test, tidy, man, header [--check], capi, abi [--check], \
     qemu [--stock], fuzz [--seconds N], bench [NAME [ARGUMENT..]]";
-const BENCHES: [&str; 9] =
-    ["seal", "zero", "copy", "lane", "memory", "round_trip", "qemu_tunnel", "qemu_native", "c_abi"];
+const BENCHES: [&str; 11] = [
+    "seal",
+    "zero",
+    "copy",
+    "temperatures",
+    "frames",
+    "lane",
+    "memory",
+    "round_trip",
+    "qemu_tunnel",
+    "qemu_native",
+    "c_abi",
+];
 const FUZZ_TARGETS: [&str; 3] = ["frame_parser", "opened_header", "hello"];
 const CARGO_FUZZ: &str = "0.13.1";
 /// `SKIP: name: reason` lines that CI accepts, by their beginning.
