@@ -18,6 +18,8 @@ use serde_json::json;
 
 use crate::{ratios, shown};
 
+/// Names a file for every figure, as JSON; `cargo xtask bench --full` makes tables of it.
+const RECORD: &str = "SEALANE_BENCH_RECORD";
 /// Bytes written at once.
 const BLOCK_BYTES: u64 = 1 << 20;
 
@@ -145,6 +147,19 @@ pub fn compare(chosen: &Chosen, qemu: &Qemu, ways: &[Way<'_>; 3]) {
         }
     }
     let ours = ways[2].name;
+    if let Some(path) = std::env::var_os(RECORD) {
+        let each = each().zip(&all).map(|((way, multifd), figures)| {
+            json!({
+                "name": named(way, multifd), "seconds": figures.seconds, "cpu_s": figures.cpu,
+            })
+        });
+        let record = json!({
+            "name": ours, "qemu": qemu.name, "mib": chosen.mib, "turns": chosen.turns,
+            "channels": chosen.channels, "prealloc": chosen.prealloc,
+            "ways": each.collect::<Vec<_>>(),
+        });
+        fs::write(path, record.to_string()).expect("the record");
+    }
     for (group, of) in ["one channel", "multifd"].into_iter().zip([0, 3]) {
         let [plain, tls, own] = [0, 1, 2].map(|way| &all[of + way]);
         if !own.seconds.is_empty() && !plain.seconds.is_empty() {

@@ -1,9 +1,11 @@
 //! `cargo xtask VERB`: what CI and a contributor run, the same way everywhere.
 
+mod bench;
 mod capi;
 mod fitted;
 mod header;
 mod manual;
+mod peers;
 mod qemu;
 mod tidy;
 
@@ -13,9 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 const USAGE: &str = "verbs: test, tidy, man, header [--check], capi, abi [--check], \
-    qemu [--stock], fuzz [--seconds N], bench [NAME [ARGUMENT..]]";
-const BENCHES: [&str; 9] =
-    ["seal", "zero", "copy", "lane", "memory", "round_trip", "qemu_tunnel", "qemu_native", "c_abi"];
+    qemu [--stock], fuzz [--seconds N], packages, bench [--full] [--no-docs] [NAME=VALUE..], \
+    bench NAME [ARGUMENT..]";
 const FUZZ_TARGETS: [&str; 3] = ["frame_parser", "opened_header", "hello"];
 const CARGO_FUZZ: &str = "0.13.1";
 /// `SKIP: name: reason` lines that CI accepts, by their beginning.
@@ -36,7 +37,8 @@ fn main() -> ExitCode {
         Some("qemu") if arguments.get(1).is_some_and(|flag| flag == "--stock") => qemu::show(),
         Some("qemu") => fitted::test(),
         Some("fuzz") => fuzz(&arguments[1..]),
-        Some("bench") => bench(&arguments[1..]),
+        Some("packages") => packages(),
+        Some("bench") => bench::bench(&arguments[1..]),
         _ => Err(USAGE.to_owned()),
     };
     match result {
@@ -48,15 +50,23 @@ fn main() -> ExitCode {
     }
 }
 
-/// Tidy, then all tests; counts what passed, failed and was skipped.
-fn test() -> Result {
+/// Installs what building everything and the tests need.
+fn packages() -> Result {
     need(&COMPILERS)?;
     need(&TOOLS)?;
+    bench::packages()
+}
+
+/// Tidy, then all tests; counts what passed, failed and was skipped.
+fn test() -> Result {
+    packages()?;
     tidy::run(Path::new("."))?;
     header::run(true)?;
     let mut counts = Counts::default();
     let show = ["--", "--show-output"];
     let mut workspace = cargo(&["test", "--workspace", "--no-fail-fast"]);
+    // Their tests follow, with all of their features.
+    workspace.args(["--exclude", "sealane-benches"]);
     match qemu::ensure() {
         Ok(list) => drop(workspace.env(qemu::VARIABLE, list)),
         Err(error) => eprintln!("xtask: the tests with QEMU will be skipped: {error}"),
@@ -64,6 +74,10 @@ fn test() -> Result {
     counts.run(workspace.args(show))?;
     let null = ["test", "-p", "sealane", "--lib", "--features", "danger-null-seal,internals"];
     counts.run(cargo(&null).args(show))?;
+    let benches = ["test", "-p", "sealane-benches", "--no-fail-fast", "--features"];
+    let mut benches = cargo(&benches);
+    benches.arg(bench::FEATURES).env(peers::VARIABLE, peers::ensure()?);
+    counts.run(benches.args(show))?;
     man()?;
     counts.close()
 }
@@ -170,38 +184,6 @@ fn need_nightly() -> Result {
             run(Command::new("rustup").args(install))
         }
     }
-}
-
-/// Runs one benchmark, or all of them; each ends with an error where its result is wrong.
-fn bench(arguments: &[String]) -> Result {
-    let (names, rest) = match arguments.split_first() {
-        None => (BENCHES.to_vec(), &[][..]),
-        Some((name, rest)) if BENCHES.contains(&name.as_str()) => (vec![name.as_str()], rest),
-        Some(_) => return Err(format!("benchmarks: {}", BENCHES.join(", "))),
-    };
-    for name in names {
-        let bin = format!("bench-{name}");
-        let features = ["--features", "danger-null-seal", "--bin", &bin, "--"];
-        let build = ["run", "--quiet", "--release", "--package", "sealane-benches"];
-        println!("== {name}");
-        let mut bench = cargo(&build);
-        if name.starts_with("qemu_") {
-            run(cargo(&["build", "--quiet", "--release", "--package", "sealane-cli"]))?;
-            let command = env::current_dir().map_err(|e| e.to_string())?;
-            bench.env("SEALANE", command.join("target/release/sealane"));
-            match name {
-                "qemu_native" => bench.env(fitted::VARIABLE, fitted::ensure()?),
-                _ => bench.env(qemu::VARIABLE, qemu::ensure()?),
-            };
-        }
-        if name == "c_abi" {
-            run(cargo(&["build", "--quiet", "--release", "--package", "sealane-ffi"]))?;
-            let here = env::current_dir().map_err(|e| e.to_string())?;
-            bench.env("SEALANE_LIBRARY", here.join("target/release/libsealane.so"));
-        }
-        run(bench.args(features).args(rest))?;
-    }
-    Ok(())
 }
 
 /// aws-lc and ring compile C, and the header is tried as C and as C++.
