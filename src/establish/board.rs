@@ -183,4 +183,3 @@ pub(super) fn one_of_the_most(all: impl Iterator<Item = (PeerAddress, bool)>) ->
     let most = may_go.rev().max_by_key(|(_, (address, _))| count(*address));
     most.map(|(at, _)| at)
 }
-

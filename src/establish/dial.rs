@@ -16,7 +16,9 @@ use nix::sys::socket::{
 };
 
 use super::address::{Address, Local, resolve};
-use super::options::{check_connected, is_internet, local_address, peer_address, tune, tune_if_tcp};
+use super::options::{
+    check_connected, is_internet, local_address, peer_address, tune, tune_if_tcp,
+};
 use super::rendezvous::{Attempt, Rendezvous};
 use super::unix::unix_address;
 use super::{TICK, is_ready, wait};
@@ -460,9 +462,8 @@ fn connected(socket: &OwnedFd, within: Within<'_>) -> Result<nix::Result<()>> {
 }
 
 fn bind_from(socket: &OwnedFd, from: SocketAddr) -> Result<()> {
-    let failed = |operation, e: Errno| {
-        SystemError::from_errno(operation, format!("bind {from}"), e as i32)
-    };
+    let failed =
+        |operation, e: Errno| SystemError::from_errno(operation, format!("bind {from}"), e as i32);
     // A port is free again right after its connection, for another peer; without a port, the
     // kernel chooses one when it knows the peer.
     let option = match from.port() {

@@ -179,9 +179,7 @@ impl Door {
     pub fn retry_at(&self) -> Option<Instant> {
         match &self.0 {
             Way::Listening { .. } | Way::Sockets { .. } => None,
-            Way::Rendezvous(meeting) => {
-                meeting.retry_at()
-            }
+            Way::Rendezvous(meeting) => meeting.retry_at(),
         }
     }
 
@@ -326,8 +324,7 @@ fn listen_vsock(cid: Option<u32>, port: u32, address: &str) -> Result<OwnedFd> {
 
 fn started(socket: &OwnedFd, address: &str) -> Result<()> {
     let backlog = Backlog::new(BACKLOG).expect("no larger than what listen(2) allows");
-    listen(socket, backlog)
-        .map_err(|e| SystemError::from_errno("listen", address, e as i32).into())
+    listen(socket, backlog).map_err(|e| SystemError::from_errno("listen", address, e as i32).into())
 }
 
 fn passed(number: i32) -> Result<OwnedFd> {

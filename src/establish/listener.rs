@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::door::Door;
 use super::board::{Arrival, Caller, Wants};
+use super::door::Door;
 use super::hub::{Expected, Hub};
 use super::{Session, Shake, Until, Use, migration_id};
 use crate::cancel::Canceller;

@@ -17,9 +17,9 @@ mod negotiate;
 mod options;
 mod rendezvous;
 mod shake;
-mod tls;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod unix;
 
 pub use arrival::arrival;
@@ -28,8 +28,8 @@ pub use hub::Expected;
 
 pub use dial::{Dial, passed_sockets};
 pub use listener::{Listener, join};
-pub use options::tune_if_tcp;
 pub use negotiate::Use;
+pub use options::tune_if_tcp;
 pub use shake::{Session, Shake};
 pub use unix::{SocketFile, bind_unix, unix_address, unix_socket};
 

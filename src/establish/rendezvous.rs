@@ -18,8 +18,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockaddrStorage, bind, connect, getsockopt, listen, setsockopt,
-    sockopt,
+    AddressFamily, Backlog, SockaddrStorage, bind, connect, getsockopt, listen, setsockopt, sockopt,
 };
 
 use super::address::{Address, resolve};
@@ -229,8 +228,9 @@ pub(super) fn bound(local: SocketAddr, config: Option<&Config>) -> Result<OwnedF
         .and_then(|()| setsockopt(&socket, sockopt::ReusePort, &true))
         .map_err(|e| failed("setsockopt", local, e))?;
     bind(socket.as_raw_fd(), &SockaddrStorage::from(local)).map_err(|e| match e {
-        Errno::EADDRNOTAVAIL => failed("bind", local, e)
-            .remedy("name an address that this host has: see ip address"),
+        Errno::EADDRNOTAVAIL => {
+            failed("bind", local, e).remedy("name an address that this host has: see ip address")
+        }
         e => failed("bind", local, e),
     })?;
     Ok(socket)

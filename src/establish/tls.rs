@@ -4,8 +4,8 @@ use std::net::{Shutdown, TcpStream};
 use std::time::Instant;
 
 use super::Shake;
-use super::half_open::PARTING;
 use super::board::Caller;
+use super::half_open::PARTING;
 use crate::error::{PeerError, Result};
 use crate::seal::SessionSecret;
 use crate::trust::{

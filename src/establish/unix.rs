@@ -74,9 +74,8 @@ pub(super) fn remove_stale(path: &Path) -> Result<()> {
     match connect(probe.as_raw_fd(), &unix_address(path)?) {
         Err(nix::Error::ECONNREFUSED) => {
             tracing::info!(path = %path.display(), "replaces a socket that nobody listens at");
-            fs::remove_file(path).map_err(|e| {
-                SystemError::from_io("unlink", path.display().to_string(), &e).into()
-            })
+            fs::remove_file(path)
+                .map_err(|e| SystemError::from_io("unlink", path.display().to_string(), &e).into())
         }
         // Somebody does, or bind will say what is there.
         _ => Ok(()),
@@ -103,9 +102,8 @@ pub fn unix_address(path: &Path) -> Result<UnixAddr> {
 ///
 /// [`Error::System`] where there is no descriptor left.
 pub fn unix_socket(path: &Path, flags: SockFlag) -> Result<OwnedFd> {
-    socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | flags, None).map_err(
-        |e| SystemError::from_errno("socket", path.display().to_string(), e as i32).into(),
-    )
+    socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | flags, None)
+        .map_err(|e| SystemError::from_errno("socket", path.display().to_string(), e as i32).into())
 }
 
 fn is_socket(path: &Path) -> bool {

@@ -151,9 +151,7 @@ impl OneTimeSecret {
             SystemError::from_io(operation, path.display().to_string(), e).remedy(STILL)
         };
         let unlink = || match std::fs::remove_file(path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => {
-                Err(failed("unlink", path, &e).into())
-            }
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(failed("unlink", path, &e).into()),
             _ => Ok(()),
         };
         let Some(identity) = identity else { return unlink() };

@@ -98,7 +98,8 @@ impl TlsDialler {
         if !state.peer_has_closed() {
             return Ok(Step::More);
         }
-        let reply = self.reply.ok_or_else(|| not_authenticated("it ended TLS without an answer"))?;
+        let reply =
+            self.reply.ok_or_else(|| not_authenticated("it ended TLS without an answer"))?;
         Certificates::check_protocol(self.connection.alpn_protocol())?;
         self.connection.send_close_notify();
         let secret = self.common.secret(&reply, |out, label, context| {

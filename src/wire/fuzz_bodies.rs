@@ -3,7 +3,7 @@
 
 use super::{
     DIALLER_HELLO_BYTES, DiallerHello, HEADER_FIXED_BYTES, JoinReply, OpenReply, Opened, Prefix,
-    RUNS_MAX, VERSION, RegionTable, encode_pages, parse_header,
+    RUNS_MAX, RegionTable, VERSION, encode_pages, parse_header,
 };
 use crate::config::{FRAME_BYTES_DEFAULT, PAGE_BYTES};
 

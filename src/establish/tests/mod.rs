@@ -331,4 +331,3 @@ fn by_descriptors_with_a_number() {
     let wrong = told(Door::bind(&format!("fd:{}", near.as_raw_fd())));
     assert!(wrong.contains("SO_ACCEPTCONN is 0"), "{wrong}");
 }
-
