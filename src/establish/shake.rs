@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
 
@@ -23,6 +23,8 @@ use crate::wire::{
     VERSION, parse_header,
 };
 
+/// How long a listener waits for CONFIRM: a round trip, and some that were lost.
+const CONFIRM_TIME: Duration = Duration::from_secs(4);
 const CONFIRM_BYTES: usize = PREFIX_BYTES + HEADER_FIXED_BYTES + TAG_BYTES;
 
 /// A session that both ends have agreed on: what further lanes are made from.
@@ -178,7 +180,7 @@ impl<'a> Shake<'a> {
             return self.cancel.check().map(|()| None);
         }
         let session = self.session(secret, provider, &answer, trust.spent(), ticket);
-        match self.confirm(socket, session.keys(&Joined::first_lane()), 0) {
+        match self.soon().confirm(socket, session.keys(&Joined::first_lane()), 0) {
             Ok(lane) => Ok(Some((session, lane))),
             Err(error @ Error::Cancelled { .. }) => Err(error),
             Err(error) => {
@@ -231,7 +233,7 @@ impl<'a> Shake<'a> {
         }
         let lane = self
             .write(&mut socket, &reply)
-            .and_then(|()| self.confirm(socket, session.keys(&joined), joined.lane));
+            .and_then(|()| self.soon().confirm(socket, session.keys(&joined), joined.lane));
         match lane {
             Ok(lane) => Ok(Some(lane)),
             Err(error @ (Error::Peer(_) | Error::Unseal { .. })) => {
@@ -262,6 +264,12 @@ impl<'a> Shake<'a> {
         let (role, lanes, frame_bytes) = (self.role, reply.lanes, reply.frame_bytes as usize);
         tracing::info!(?role, lanes, frame_bytes, provider = provider.name(), "session open");
         Session { secret, role, provider, lanes, frame_bytes, spent, ticket }
+    }
+
+    /// The same, with the time that a dialler may take who has the answer in hand. Others wait at
+    /// the listener meanwhile, and who has only recorded a first message has nothing to say.
+    fn soon(&self) -> Self {
+        Shake { deadline: self.deadline.min(Instant::now() + CONFIRM_TIME), ..*self }
     }
 
     /// Sends CONFIRM and waits for the other end's (W-27).
