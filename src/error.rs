@@ -209,6 +209,8 @@ fn default_remedy(errno: i32) -> &'static str {
         }
         libc::EACCES | libc::EPERM => "look at who owns it and what may be opened",
         libc::ECONNREFUSED => "start the other end first and check address and port",
+        libc::EHOSTUNREACH | libc::ENETUNREACH => "look at the route there, and at the firewalls",
+        libc::ENOENT => "check the path",
         libc::EADDRINUSE => "choose another port or end what listens there",
         _ => "",
     }
@@ -266,6 +268,9 @@ impl FirstError {
     pub(crate) fn reason(&self) -> String {
         match &*self.lock() {
             Some(Error::Cancelled { .. }) | None => String::new(),
+            Some(Error::Peer(PeerError::Silent { waited_s, .. })) => {
+                format!("it heard nothing from this end for {waited_s} s")
+            }
             // A peer that broke the rules or went away need not hear about it.
             Some(Error::Peer(_) | Error::Unseal { .. }) => "protocol error".to_owned(),
             // The caller's own words.

@@ -2,7 +2,9 @@
 //! one or more TCP connections.
 //!
 //! A [`Source`] sends [`memory::Region`]s in rounds to a [`Target`] that names the same regions.
-//! Both ends hold the same [`OneTimeSecret`]; one dials, the other listens.
+//! Both ends hold the same [`OneTimeSecret`], or [`Certificates`] of one CA that name each other
+//! ([`PeerName`]), or both ([`Trust::both`]); whichever of them stands where the example has the
+//! secret. One dials ([`Dial`]), the other listens ([`Listener`]), whoever is the source.
 //!
 //! ```
 //! use sealane::memory::{DirtyBitmap, Region};

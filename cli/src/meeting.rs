@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use sealane::{
-    CertificateFiles, Certificates, Dial, Expected, Listener, OneTimeSecret, PeerName, Role, Trust,
-    passed_sockets,
+    CertificateFiles, Certificates, Dial, Error, Expected, Listener, OneTimeSecret, PeerName, Role,
+    Trust, passed_sockets,
 };
 
 use crate::Failure;
@@ -59,6 +59,15 @@ impl Meeting {
 
     /// `to` is another spelling of --connect that some commands have.
     pub(crate) fn way(&self, role: Role, to: Option<&str>) -> Result<Way, Failure> {
+        self.find_way(role, to).map_err(|failure| match failure {
+            Failure::Sealane(Error::Config(e)) if matches!(e.key, "address" | "bind") => {
+                Failure::Usage(e.to_string())
+            }
+            failure => failure,
+        })
+    }
+
+    fn find_way(&self, role: Role, to: Option<&str>) -> Result<Way, Failure> {
         self.check()?;
         if !self.fd.is_empty() {
             let sockets = passed_sockets(&self.fd)?;

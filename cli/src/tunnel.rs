@@ -30,6 +30,8 @@ const LOOK: Duration = Duration::from_millis(50);
 const PROGRESS: Duration = Duration::from_secs(1);
 /// How soon a tunnel that is kept tries again what nobody else brings about.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How often it says what has not changed.
+const REMIND: Duration = Duration::from_secs(60);
 /// More than 255 channels, the most of QEMU, take.
 const OPEN_FILES: u64 = 4096;
 
@@ -91,6 +93,10 @@ pub(crate) fn target(arguments: &TunnelTargetArguments, cancel: &Canceller) -> O
     let several = to.len() > 1;
     for (name, path) in to {
         check_socket_path(path)?;
+        if to.iter().filter(|(_, other)| other == path).count() > 1 {
+            let text = "several --to want a socket each: one hypervisor is behind one path";
+            return Err(Failure::Usage(text.to_owned()));
+        }
         if several && (name.is_empty() || to.iter().filter(|(other, _)| other == name).count() > 1)
         {
             let text = "several --to want a name each, and each its own: --to NAME=unix:PATH";
@@ -154,8 +160,14 @@ fn serve_target(
         };
         let tunnel = match met {
             Err(error) if told.options.keep && !error.is_cancelled() => {
-                if !matches!((way, &error), (Way::Listens(_), Error::Peer(_))) {
-                    std::thread::sleep(AGAIN);
+                match (way, &error) {
+                    (Way::Listens(_), Error::Peer(_)) => {}
+                    // Whoever comes meanwhile cannot be served, and need not wait to learn it.
+                    (Way::Listens(listener), _) => {
+                        listener.turn_away()?;
+                        std::thread::sleep(AGAIN);
+                    }
+                    (Way::Dials(_), _) => std::thread::sleep(AGAIN),
                 }
                 return Ok(Err(error.into()));
             }
@@ -212,7 +224,7 @@ fn repeat(
     mut serve: impl FnMut() -> Result<Outcome, Failure>,
 ) -> Outcome {
     let common = &told.options.common;
-    let mut last = String::new();
+    let mut last: Option<(String, Instant)> = None;
     loop {
         let served = serve()?;
         if !told.options.keep {
@@ -222,14 +234,14 @@ fn repeat(
         match served {
             Err(failure) if cancel.is_cancelled() => return Err(failure),
             Err(failure) => {
-                // One end that waits for the other to come says so once.
+                // One end that waits for the other to come, or for its files, says so now and then.
                 let text = failure.to_string();
-                if text != last {
+                if !last.as_ref().is_some_and(|(t, at)| *t == text && at.elapsed() < REMIND) {
                     failure.tell_of(told.name, common.json);
+                    last = Some((text, Instant::now()));
                 }
-                last = text;
             }
-            Ok(()) => last.clear(),
+            Ok(()) => last = None,
         }
     }
 }

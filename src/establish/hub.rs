@@ -41,6 +41,8 @@ pub struct Hub {
 struct Porter {
     door: Door,
     strangers: Vec<Stranger>,
+    /// It was said that there are too few descriptors.
+    told: bool,
 }
 
 /// That somebody will wait for a migration of a name: see [`super::Listener::expect`].
@@ -63,7 +65,7 @@ impl Hub {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = EventFd::from_value_and_flags(0, flags)
             .map_err(|e| SystemError::from_errno("eventfd", "listener", e as i32))?;
-        let porter = Mutex::new(Porter { door, strangers: Vec::new() });
+        let porter = Mutex::new(Porter { door, strangers: Vec::new(), told: false });
         let (board, changed) = (Mutex::new(Board::default()), Condvar::new());
         Ok(Arc::new(Self { porter, board, changed, wake }))
     }
@@ -172,6 +174,10 @@ impl Porter {
                     if matches!(e.errno, libc::EMFILE | libc::ENFILE)
                         && !self.strangers.is_empty() =>
                 {
+                    if !std::mem::replace(&mut self.told, true) {
+                        let remedy = "somebody who connected was turned away for it";
+                        tracing::warn!("{}", e.clone().remedy(format!("{remedy}: {}", e.remedy)));
+                    }
                     self.turn_one_away();
                 }
                 Err(error) => return Err(error),

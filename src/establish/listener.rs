@@ -80,6 +80,19 @@ impl Listener {
         self.0.expect(migration_id(migration_name))
     }
 
+    /// Closes what waits to be accepted, where this end can serve nobody now: a dialler need not
+    /// wait to learn that.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] where this end cannot go on.
+    pub fn turn_away(&self) -> Result<()> {
+        self.0.door(|door| {
+            while door.accept()?.is_some() {}
+            Ok(())
+        })
+    }
+
     /// The TCP address that it got.
     ///
     /// # Errors

@@ -150,11 +150,17 @@ impl OneTimeSecret {
         let failed = |operation, path: &Path, e: &std::io::Error| {
             SystemError::from_io(operation, path.display().to_string(), e).remedy(STILL)
         };
-        let unlink = || match std::fs::remove_file(path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(failed("unlink", path, &e).into()),
+        let unlink = |path: &Path| match std::fs::remove_file(path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                Err(Error::from(failed("unlink", path, &e)))
+            }
             _ => Ok(()),
         };
-        let Some(identity) = identity else { return unlink() };
+        // A link is not the secret: what it leads to is, and goes first.
+        let link = path;
+        let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let unlink_both = || unlink(path).and_then(|()| unlink(link));
+        let Some(identity) = identity else { return unlink_both() };
         // Others may remove their lines at this moment: one at a time, or a line would come back.
         let beside = Beside::new(path).map_err(|(beside, e)| failed("create", &beside, &e))?;
         let text = match read_private(path) {
@@ -168,7 +174,7 @@ impl OneTimeSecret {
             rest.push('\n');
         }
         if lines(&rest).next().is_none() {
-            return unlink();
+            return unlink_both();
         }
         Ok(beside.replace(path, &rest).map_err(|e| failed("write", path, &e))?)
     }
@@ -410,6 +416,19 @@ mod tests {
         assert!(!path.exists() && !dir.path().join("keys.psk.new").exists());
         OneTimeSecret::remove(&path, Some("a:b")).unwrap();
         OneTimeSecret::remove(&path, None).unwrap();
+    }
+
+    #[test]
+    fn a_link_is_removed_with_the_secret_that_it_leads_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("secret"), dir.path().join("link"));
+        for identity in [None, Some("qemu")] {
+            fs::write(&path, format!("qemu:{}\n", "ab".repeat(32))).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            std::os::unix::fs::symlink(&path, &link).unwrap();
+            OneTimeSecret::remove(&link, identity).unwrap();
+            assert!(!path.exists() && fs::symlink_metadata(&link).is_err(), "{identity:?}");
+        }
     }
 
     #[test]

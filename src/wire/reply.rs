@@ -37,7 +37,11 @@ pub enum Refusal {
 }
 
 const REFUSALS: [(Refusal, u8, &str); 8] = [
-    (Refusal::Role, 1, "it has the same role (both ends are source, or both target)"),
+    (
+        Refusal::Role,
+        1,
+        "it has the same role (both ends are source, or both target), one sends and one receives",
+    ),
     (Refusal::Version, 2, "it speaks another version of the protocol"),
     (Refusal::SecretSpent, 3, "the secret has carried a migration already: make a new one"),
     (Refusal::Limits, 4, "lanes or frame size are outside what it allows"),

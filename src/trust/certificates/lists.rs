@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 
 /// Days before its end from which on a list is worth a warning.
 const DAYS_LEFT_MIN: i64 = 2;
-const NEW_LIST: &str = "have the CA issue a new list (openssl ca -gencrl, certtool \
+const NEW_LIST: &str = "have the CA issue a new list (openssl ca -gencrl, with \
+                        crlnumber or crl_extensions in its configuration; certtool \
                         --generate-crl) and copy it to every host";
 
 /// The lists of a file. Each is looked at; none may be out of its time, one must be our CA's.
