@@ -728,6 +728,16 @@ int sealane_secret_from_bytes(const uint8_t *bytes, size_t length, struct sealan
 // Caller: `out` is null or may be written; `path` is null or a string.
 int sealane_secret_read(const char *path, struct sealane_secret **out);
 
+// Reads the secret of one identity from such a file of several lines identity:hex.
+//
+// Returns 0; -SEALANE_E_CONFIG where others may read it or it has not one line of that identity;
+// -errno.
+//
+// Caller: `out` is null or may be written; `path` and `identity` are null or strings.
+int sealane_secret_read_identity(const char *path,
+                                 const char *identity,
+                                 struct sealane_secret **out);
+
 // Writes a secret to a new file with mode 0600.
 //
 // Returns 0; -EEXIST where there is a file; -errno.

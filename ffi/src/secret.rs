@@ -93,6 +93,31 @@ pub unsafe extern "C" fn sealane_secret_read(
     }))
 }
 
+/// Reads the secret of one identity from such a file of several lines identity:hex.
+///
+/// Returns 0; -SEALANE_E_CONFIG where others may read it or it has not one line of that identity;
+/// -errno.
+///
+/// # Safety
+///
+/// `out` is null or may be written; `path` and `identity` are null or strings.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sealane_secret_read_identity(
+    path: *const c_char,
+    identity: *const c_char,
+    out: *mut *mut sealane_secret,
+) -> c_int {
+    int(call(|| {
+        place(out)?;
+        // SAFETY: both as this function's.
+        let (path, identity) = unsafe { (text("a path", path)?, text("an identity", identity)?) };
+        let secret = OneTimeSecret::read_identity(Path::new(path), identity)?;
+        // SAFETY: not null, and may be written by the caller's word.
+        unsafe { give(out, secret) };
+        Ok(0)
+    }))
+}
+
 /// Writes a secret to a new file with mode 0600.
 ///
 /// Returns 0; -EEXIST where there is a file; -errno.

@@ -352,6 +352,24 @@ static void doctor_looks(int engine)
 	CHECK(sealane_doctor_run(&doctor) == -EINVAL);
 }
 
+static void identities_are_told_apart(const char *place)
+{
+	struct sealane_secret *secret = NULL;
+	char path[256];
+	FILE *file;
+
+	snprintf(path, sizeof path, "%s/keys.psk", place);
+	file = fopen(path, "w");
+	CHECK(file != NULL && chmod(path, 0600) == 0);
+	CHECK(fprintf(file, "qemu:%064d\nother:%064d\n", 1, 2) > 0 && fclose(file) == 0);
+	CHECK(sealane_secret_read(path, &secret) == -SEALANE_E_CONFIG);
+	CHECK(sealane_secret_read_identity(path, "third", &secret) == -SEALANE_E_CONFIG);
+	CHECK(secret == NULL && strstr(sealane_last_error(), "other") != NULL);
+	CHECK(sealane_secret_read_identity(path, NULL, &secret) == -EINVAL);
+	CHECK(sealane_secret_read_identity(path, "other", &secret) == 0 && secret != NULL);
+	sealane_secret_destroy(&secret);
+}
+
 static void tests(int engine, const char *place)
 {
 	struct sealane_config *config = NULL;
@@ -383,6 +401,7 @@ static void tests(int engine, const char *place)
 	bytes_cross(read_trust, config);
 	sealane_trust_destroy(&read_trust);
 	sealane_secret_destroy(&read_back);
+	identities_are_told_apart(place);
 	sealane_trust_destroy(&trust);
 	sealane_secret_destroy(&secret);
 	sealane_config_destroy(&config);
