@@ -249,15 +249,27 @@ impl fmt::Debug for Dial {
 ///
 /// # Errors
 ///
-/// [`Error::System`] where one is no descriptor of this process.
+/// [`Error::System`] where one is no descriptor of this process, [`Error::Config`] where it is no
+/// connected stream socket.
 pub fn passed_sockets(numbers: &[i32]) -> Result<Vec<OwnedFd>> {
-    let passed = |number: &i32| {
-        engine::duplicate(*number).map_err(|e| {
-            let remedy = "name a descriptor that was passed to this process";
-            SystemError::from_io("dup", format!("fd:{number}"), &e).remedy(remedy).into()
-        })
-    };
-    numbers.iter().map(passed).collect()
+    numbers.iter().map(|number| passed(*number, check_connected)).collect()
+}
+
+/// A duplicate of a descriptor that passes a check; errors name the number that was passed.
+pub(super) fn passed(number: i32, check: fn(&OwnedFd) -> Result<()>) -> Result<OwnedFd> {
+    let socket = engine::duplicate(number).map_err(|e| {
+        let remedy = "name a descriptor that was passed to this process";
+        SystemError::from_io("dup", format!("fd:{number}"), &e).remedy(remedy)
+    })?;
+    check(&socket).map_err(|error| match error {
+        Error::Config(e) => {
+            let own = format!("descriptor {}", socket.as_raw_fd());
+            let found = e.found.replacen(&own, &format!("fd:{number}"), 1);
+            ConfigError { found, ..e }.into()
+        }
+        error => error,
+    })?;
+    Ok(socket)
 }
 
 impl Passed {

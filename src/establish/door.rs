@@ -15,7 +15,7 @@ use nix::sys::socket::{
 use rustix::net::{SocketFlags, accept_with};
 
 use super::address::Address;
-use super::dial::{none_left, open, passed_sockets, unblocked};
+use super::dial::{none_left, open, passed, unblocked};
 use super::options::{check_connected, check_listening, local_address, peer_address, tune_if_tcp};
 use super::rendezvous::{Attempt, Rendezvous};
 use super::unix::{SocketFile, bind_unix, remove_stale};
@@ -107,8 +107,8 @@ impl Door {
                 (socket, Some(file))
             }
             Address::Vsock { cid, port } => (listen_vsock(*cid, *port, address)?, None),
-            Address::Descriptor(number) => (passed(*number)?, None),
-            Address::Systemd => (passed(systemd()?)?, None),
+            Address::Descriptor(number) => (passed(*number, check_listening)?, None),
+            Address::Systemd => (passed(systemd()?, check_listening)?, None),
         };
         let socket = TcpListener::from(socket);
         socket.set_nonblocking(true).map_err(|e| failed("fcntl", &e))?;
@@ -325,12 +325,6 @@ fn listen_vsock(cid: Option<u32>, port: u32, address: &str) -> Result<OwnedFd> {
 fn started(socket: &OwnedFd, address: &str) -> Result<()> {
     let backlog = Backlog::new(BACKLOG).expect("no larger than what listen(2) allows");
     listen(socket, backlog).map_err(|e| SystemError::from_errno("listen", address, e as i32).into())
-}
-
-fn passed(number: i32) -> Result<OwnedFd> {
-    let socket = passed_sockets(&[number])?.remove(0);
-    check_listening(&socket)?;
-    Ok(socket)
 }
 
 /// sd_listen_fds(3): the first of the sockets that were passed.
