@@ -190,9 +190,13 @@ fn need_nightly() -> Result {
 const COMPILERS: [(&str, &str); 3] =
     [("cc", "gcc"), ("c++", "g++"), ("/usr/include/stdio.h", "libc6-dev")];
 
-/// Certificates that others made are read, and a firewall cuts connections.
-const TOOLS: [(&str, &str); 3] =
-    [("certtool", "gnutls-bin"), ("openssl", "openssl"), ("/usr/sbin/nft", "nftables")];
+/// Certificates that others made are read, and firewalls stand between network namespaces.
+const TOOLS: [(&str, &str); 4] = [
+    ("certtool", "gnutls-bin"),
+    ("openssl", "openssl"),
+    ("/usr/sbin/nft", "nftables"),
+    ("ip", "iproute2"),
+];
 
 /// What a command prints; an error where it fails, with what it says.
 fn output(command: &mut Command) -> Result<String> {
