@@ -202,8 +202,6 @@ impl Porter {
         }
     }
 
-    /// The oldest of those from the address that has the most here: a flood from some addresses
-    /// costs nobody else his turn.
     /// Who is in TLS stays while somebody is there who is not.
     fn turn_one_away(&mut self) {
         let all_in_tls = !self.strangers.iter().any(Stranger::is_idle);
