@@ -312,9 +312,21 @@ pub(crate) fn ended_by_peer(payload: &[u8]) -> Error {
     if payload.is_empty() {
         return Error::Cancelled { by: CancelledBy::Peer };
     }
-    let text: String =
-        String::from_utf8_lossy(payload).chars().filter(|c| !c.is_control()).collect();
-    PeerError::Refused(text).into()
+    PeerError::Refused(printable(&String::from_utf8_lossy(payload))).into()
+}
+
+/// A text of somebody else's without what a terminal would obey: control characters, marks that
+/// turn the direction of text (Unicode Standard Annex 9), and what has no width.
+pub fn printable(text: &str) -> String {
+    const MARKS: [std::ops::RangeInclusive<char>; 5] = [
+        '\u{61c}'..='\u{61c}',
+        '\u{200b}'..='\u{200f}',
+        '\u{2028}'..='\u{202e}',
+        '\u{2060}'..='\u{206f}',
+        '\u{feff}'..='\u{feff}',
+    ];
+    let is_plain = |c: &char| !c.is_control() && !MARKS.iter().any(|marks| marks.contains(c));
+    text.chars().filter(is_plain).collect()
 }
 
 /// What std's traits take: the [`Error`] is inside ([`std::io::Error::get_ref`]).
@@ -335,5 +347,17 @@ impl From<Error> for std::io::Error {
             Error::InDoubt(_) | Error::Bug(_) => ErrorKind::Other,
         };
         Self::new(kind, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_left_out() {
+        let text = "a\u{1b}]0;b\u{7}\nc\u{202e}d\u{61c}\u{200b}\u{feff}\u{e9} \u{5d0}";
+        assert_eq!(printable(text), "a]0;bcd\u{e9} \u{5d0}");
+        assert_eq!(ended_by_peer(text.as_bytes()).to_string().matches('\u{1b}').count(), 0);
     }
 }

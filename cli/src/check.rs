@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use sealane::check::{self, CheckReport};
 use sealane::doctor::{CpuFeatures, Provider};
+use sealane::error::printable;
 use sealane::{Canceller, Role};
 use serde_json::{Value, json};
 
@@ -45,7 +46,7 @@ pub(crate) fn run(arguments: &CheckArguments, cancel: &Canceller) -> Result<(), 
         Way::Dials(dial) => check::dial(&dial, role, trust, &text, &config, cancel)?,
         Way::Listens(listener) => check::accept(&listener, role, trust, &text, &config, cancel)?,
     };
-    let theirs = serde_json::from_str(&printable(&report.peer_facts)).unwrap_or(Value::Null);
+    let theirs = serde_json::from_str(&report.peer_facts).unwrap_or(Value::Null);
     let report = Found { report: &report, ours, theirs, role };
     if arguments.json {
         event(&report.json());
@@ -53,23 +54,6 @@ pub(crate) fn run(arguments: &CheckArguments, cancel: &Canceller) -> Result<(), 
         say(report.text().trim_end());
     }
     Ok(())
-}
-
-/// The other end's text, without what would move a terminal's cursor or turn its lines: neither
-/// the text nor what JSON's escapes stand for.
-fn printable(text: &str) -> String {
-    let escaped = text.contains("\\u") || text.contains("\\b") || text.contains("\\f");
-    if escaped || text.chars().any(|c| c.is_control() || is_bidi(c)) {
-        tracing::warn!("the other end's facts are not shown: they hold control characters");
-        return String::new();
-    }
-    text.to_owned()
-}
-
-/// Marks that change the direction of text (Unicode Standard Annex 9).
-fn is_bidi(c: char) -> bool {
-    let ranges = ['\u{200e}'..='\u{200f}', '\u{202a}'..='\u{202e}', '\u{2066}'..='\u{2069}'];
-    c == '\u{61c}' || ranges.iter().any(|range| range.contains(&c))
 }
 
 /// What this end tells of itself.
@@ -125,7 +109,8 @@ impl Found<'_> {
         let report = self.report;
         let mut text = String::new();
         let mut line = |name: &str, value: String| {
-            let _ = writeln!(text, "{name:<12} {value}"); // a String takes everything
+            // A String takes everything; what the other end says is for eyes alone.
+            let _ = writeln!(text, "{name:<12} {}", printable(&value));
         };
         let told = |facts: &Value, key: &str| {
             facts[key].as_str().map_or_else(|| "unknown".to_owned(), str::to_owned)

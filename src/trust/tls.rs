@@ -67,9 +67,7 @@ impl TlsDialler {
 
     /// Records to send now.
     pub fn output(&mut self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        while self.connection.wants_write() && self.connection.write_tls(&mut bytes).is_ok() {}
-        bytes
+        output(&mut self.connection)
     }
 
     /// Takes one record. Whatever comes of it, [`Self::output`] is to be sent: an alert too.
@@ -130,9 +128,7 @@ impl TlsListener {
 
     /// Records to send now.
     pub fn output(&mut self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        while self.connection.wants_write() && self.connection.write_tls(&mut bytes).is_ok() {}
-        bytes
+        output(&mut self.connection)
     }
 
     /// Whether the other end showed a certificate that our CA issued, and was refused for what is
@@ -247,6 +243,13 @@ fn session_secret(
         Some(secret) => SessionSecret::new(&*secret.psk(), &exported[..]),
         None => SessionSecret::new(b"sealane1 certificates", &exported[..]),
     })
+}
+
+/// What a connection of either end would send.
+fn output<Data>(connection: &mut rustls::ConnectionCommon<Data>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while connection.wants_write() && connection.write_tls(&mut bytes).is_ok() {}
+    bytes
 }
 
 fn take(

@@ -9,6 +9,7 @@ use x509_parser::prelude::{
 use x509_parser::public_key::PublicKey;
 
 use super::peer_name;
+use crate::error::printable;
 
 /// Names that are shown of one certificate, and characters of one name.
 const NAMES_MAX: usize = 8;
@@ -144,16 +145,9 @@ pub(super) fn date(seconds: i64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
-/// A text of a certificate without what a terminal would obey.
+/// A text of a certificate, for people.
 pub(super) fn clean(text: &str) -> String {
-    let plain = |c: &char| !c.is_control() && !is_format(*c);
-    text.chars().filter(plain).take(NAME_CHARS_MAX).collect()
-}
-
-/// What turns or hides text on a terminal: bidirectional marks and what has no width.
-fn is_format(c: char) -> bool {
-    let marks = ['\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2060}'..='\u{206f}'];
-    c == '\u{feff}' || marks.iter().any(|range| range.contains(&c))
+    printable(text).chars().take(NAME_CHARS_MAX).collect()
 }
 
 fn names(certificate: &X509Certificate<'_>) -> Vec<String> {

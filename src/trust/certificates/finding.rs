@@ -31,11 +31,13 @@ pub struct Finding {
 
 impl Finding {
     /// What is as it should be.
+    #[cfg(feature = "certificates")]
     pub(super) fn fine(file: &Path, text: String) -> Self {
         Self { file: file.to_owned(), state: State::Ok, text, remedy: String::new() }
     }
 
     /// What works and deserves a look.
+    #[cfg(feature = "certificates")]
     pub(super) fn warning(file: &Path, text: impl Into<String>, remedy: impl Into<String>) -> Self {
         let (text, remedy) = (text.into(), remedy.into());
         Self { file: file.to_owned(), state: State::Warning, text, remedy }
@@ -60,6 +62,7 @@ impl Finding {
 }
 
 /// The error of a file that cannot serve.
+#[cfg(feature = "certificates")]
 pub(super) fn unfit(
     file: &Path,
     found: impl std::fmt::Display,

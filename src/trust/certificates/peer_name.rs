@@ -66,6 +66,7 @@ impl fmt::Display for PeerName {
     }
 }
 
+#[cfg(feature = "certificates")]
 impl PeerName {
     /// A caller can make a `Dns` of any text.
     pub(super) fn check(&self) -> Result<(), Error> {

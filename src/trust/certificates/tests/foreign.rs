@@ -123,6 +123,7 @@ fn hosts_with_certificates_of_gnutls_meet_and_its_list_counts() {
     }
     for key in [
         "--key-type=rsa --bits=2048",
+        "--key-type=rsa --bits=3072",
         "--key-type=ecdsa --curve=secp256r1",
         "--key-type=ecdsa --curve=secp384r1",
         "--key-type=ed25519",
