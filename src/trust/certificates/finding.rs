@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::{ConfigError, Error};
+use crate::error::Error;
 
 /// How grave a [`Finding`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,7 +69,7 @@ pub(super) fn unfit(
     wanted: impl Into<String>,
     remedy: impl Into<String>,
 ) -> Error {
-    Error::Config(ConfigError {
+    Error::Config(crate::error::ConfigError {
         key: "certificates",
         found: format!("{}: {found}", file.display()),
         wanted: wanted.into(),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use crate::error::{ConfigError, Error};
+use crate::error::ConfigError;
 
 /// The name of the host at the other end, as its certificate must have it.
 ///
@@ -69,7 +69,7 @@ impl fmt::Display for PeerName {
 #[cfg(feature = "certificates")]
 impl PeerName {
     /// A caller can make a `Dns` of any text.
-    pub(super) fn check(&self) -> Result<(), Error> {
+    pub(super) fn check(&self) -> Result<(), crate::Error> {
         match self {
             Self::Dns(name) => check_dns(name).map_err(|reason| unfit(name, reason).into()),
             Self::Ip(_) | Self::Sha256(_) => Ok(()),
