@@ -446,8 +446,8 @@ int sealane_dialler_new(const char *address, struct sealane_dialler **out);
 // Connections where both hosts dial at once, so that two firewalls which only let connections
 // out are both content: from `local` (`ADDRESS:PORT` of this host) to `remote` (`HOST:PORT`). The
 // other end gives the same two, exchanged, to sealane_listener_rendezvous. The connections of a
-// session take consecutive ports at both ends, beginning with these. A session right after another
-// one may have to wait up to a minute, or take other ports.
+// session take consecutive ports at both ends, beginning with these. Another session may follow at
+// once, as long as TCP's timestamps are on.
 //
 // Returns 0; -SEALANE_E_CONFIG where these are no such addresses, or the same one; -errno.
 //
