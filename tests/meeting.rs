@@ -87,6 +87,25 @@ fn is_silent(ended: &Receiver<io::Error>) -> bool {
 }
 
 #[test]
+fn who_waits_for_a_stream_without_a_socket_left_is_told_so() {
+    let (near, far) = UnixStream::pair().unwrap();
+    let secret = OneTimeSecret::generate().unwrap();
+    let own = config(EngineChoice::Syscalls, Duration::from_secs(30));
+    let (theirs, other) = (secret.clone(), own.clone());
+    let far = std::thread::spawn(move || {
+        let cancel = Canceller::default();
+        let listener = Listener::sockets(vec![far.into()]).unwrap();
+        let first = listener.accept_streams(Role::Target, &theirs, &other, &cancel);
+        let (streams, _first) = first.unwrap();
+        listener.next_stream(&streams, &cancel).err().unwrap()
+    });
+    let near = dialled(vec![near.into()], &secret, &own);
+    let error = far.join().unwrap().to_string();
+    assert!(error.contains("1 connected sockets were passed and 2 are wanted"), "{error}");
+    drop(near);
+}
+
+#[test]
 fn streams_of_sockets_that_others_connected() {
     let (near, far): (Vec<OwnedFd>, Vec<OwnedFd>) =
         (0..3).map(|_| UnixStream::pair().unwrap()).map(|(n, f)| (n.into(), f.into())).unzip();
@@ -103,8 +122,6 @@ fn streams_of_sockets_that_others_connected() {
     }
 }
 
-/// Three streams to a host that dies: one whose reader has stopped, so that its window is closed;
-/// one with bytes on their way; one that is idle.
 /// Who waits keeps nobody else from the listener, for good least of all.
 #[test]
 fn while_one_waits_others_look_at_the_listener_and_wait_too() {
@@ -142,6 +159,8 @@ fn while_one_waits_others_look_at_the_listener_and_wait_too() {
     });
 }
 
+/// Three streams to a host that dies: one whose reader has stopped, so that its window is closed;
+/// one with bytes on their way; one that is idle.
 fn a_dead_host_is_seen(engine: EngineChoice) {
     let own = config(engine, Duration::from_secs(2));
     let secret = OneTimeSecret::generate().unwrap();

@@ -1,4 +1,4 @@
-//! What the figures are held against: ratios of medians of turns, in one run.
+//! What the figures are held against: medians of the turns' ratios, in one run.
 
 use std::fmt::Write as _;
 

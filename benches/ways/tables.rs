@@ -99,7 +99,7 @@ pub fn qemu(record: &Value) -> String {
     let gb = record["mib"].as_f64().unwrap_or(f64::NAN) * f64::from(1 << 20) / 1e9;
     let figures = |way: &Value, name: &str| -> Vec<(u32, f64)> {
         let list = way[name].as_array().into_iter().flatten();
-        (0..).zip(list.filter_map(Value::as_f64)).collect()
+        (0..).zip(list).filter_map(|(turn, figure)| Some((turn, figure.as_f64()?))).collect()
     };
     let ways: Vec<&Value> = record["ways"].as_array().into_iter().flatten().collect();
     for way in &ways {

@@ -58,12 +58,22 @@ pub struct Endpoint {
     pub socket: Arc<OwnedFd>,
     /// Such as `lane 3`.
     pub name: Arc<str>,
+    /// A reset is the end of what comes, and no error: see [`Self::of_hypervisor`].
+    pub reset_is_end: bool,
 }
 
 impl Endpoint {
     /// The socket of a lane.
     pub fn of_lane(socket: Arc<OwnedFd>, lane: u16) -> Self {
-        Self { socket, name: format!("lane {lane}").into() }
+        Self { socket, name: format!("lane {lane}").into(), reset_is_end: false }
+    }
+
+    /// A hypervisor's socket. One that it closes with bytes unread is reset, and all that it said
+    /// came before (unix(7) tells of the reset behind it): QEMU 7.2 does so at the end of a
+    /// migration, where a multifd channel has sent an empty packet behind its last one. What it had
+    /// yet to be told is another matter: sending that fails.
+    pub fn of_hypervisor(socket: Arc<OwnedFd>, name: Arc<str>) -> Self {
+        Self { socket, name, reset_is_end: true }
     }
 }
 

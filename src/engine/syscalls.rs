@@ -94,6 +94,7 @@ impl Syscalls {
             };
             match check(got) {
                 Ok(0) => break,
+                Err(libc::ECONNRESET) if self.from.reset_is_end => break,
                 Ok(bytes) => transfer.range.start += bytes,
                 Err(libc::EAGAIN) if until == Until::Now => {
                     self.done.push_back(Ok(Done::Empty { slot: transfer.slot }));

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::*;
@@ -174,6 +175,50 @@ fn a_file_that_ends_early_and_one_that_takes_no_more_are_errors_with_their_name(
         let error = engine.complete(soon()).unwrap_err().to_string();
         assert!(error.contains("full: write"), "{error}");
         assert!(pool.take().is_some());
+    }
+}
+
+#[test]
+fn a_hypervisors_reset_is_its_end_and_loses_nothing_that_came_and_a_lanes_is_an_error() {
+    for choice in BOTH {
+        for is_hypervisors in [true, false] {
+            let (near, mut peer) = UnixStream::pair().unwrap();
+            (&near).write_all(b"what is left unread").unwrap();
+            peer.write_all(b"all").unwrap();
+            let socket: Arc<OwnedFd> = Arc::new(near.into());
+            let from = match is_hypervisors {
+                true => Endpoint::of_hypervisor(Arc::clone(&socket), "unix".into()),
+                false => Endpoint::of_lane(Arc::clone(&socket), 0),
+            };
+            let pool = Pool::new(1, 4096).unwrap();
+            let mut engine = open(&EngineSetup {
+                choice,
+                zero_copy: ZeroCopy::Off,
+                sqpoll: false,
+                pool: &pool,
+                register: false,
+                callers: Callers::One,
+                from,
+                to: Endpoint::of_lane(socket, 0),
+            })
+            .unwrap();
+            // As where more is looked for behind what came: the slot holds both.
+            engine.recv(pool.take().unwrap(), 0..3, Until::Full).unwrap();
+            let Some(Done::Received { slot, bytes: 3 }) = engine.complete(soon()).unwrap() else {
+                panic!("three bytes came");
+            };
+            drop(peer);
+            engine.recv(slot, 3..8, Until::Now).unwrap();
+            match engine.complete(soon()) {
+                Ok(Some(Done::Received { slot, bytes: 0 })) if is_hypervisors => {
+                    assert_eq!(&slot.bytes()[..3], b"all");
+                }
+                Err(error) if !is_hypervisors => {
+                    assert!(error.to_string().contains("recv"), "{error}");
+                }
+                other => panic!("{choice:?}: {other:?}"),
+            }
+        }
     }
 }
 

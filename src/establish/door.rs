@@ -199,12 +199,14 @@ impl Door {
         Ok(Some((unblocked(socket)?, peer)))
     }
 
-    /// Why nobody will come any more: all sockets that were passed have been taken, or the next
-    /// port of a rendezvous cannot be had.
-    pub fn none_left(&self) -> Option<Error> {
+    /// Why nobody will come any more: all sockets that were passed have been taken, or, of a
+    /// `further` connection of a session, the next port of a rendezvous cannot be had.
+    pub fn none_left(&self, further: bool) -> Option<Error> {
         match &self.0 {
             Way::Sockets { passed, rest } if rest.is_empty() => Some(none_left(*passed)),
-            Way::Rendezvous(meeting) => meeting.failed.as_ref().map(|(error, _)| error.clone()),
+            Way::Rendezvous(meeting) if further => {
+                meeting.failed.as_ref().map(|(error, _)| error.clone())
+            }
             _ => None,
         }
     }

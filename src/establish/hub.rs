@@ -120,18 +120,26 @@ impl Hub {
         self.board.lock().expect("no panic while it is held")
     }
 
-    /// Accepts, hears and hands out for a moment.
-    fn work(&self, config: &Config, deadline: Option<Instant>, must_come: bool) -> Result<()> {
+    /// Accepts, hears and hands out for a moment. Where somebody `must_come`, to open a session or
+    /// `further`, and nobody can, that is an error.
+    fn work(
+        &self,
+        config: &Config,
+        deadline: Option<Instant>,
+        must_come: Option<bool>,
+    ) -> Result<()> {
         let mut porter = self.porter();
         let answers_tls = {
             let mut board = self.board();
             porter.strangers.append(&mut board.greeted);
             board.waiting.iter().any(|waiting| waiting.answers_tls)
         };
-        if must_come && porter.strangers.is_empty() {
-            porter.door.none_left().map_or(Ok(()), Err)?;
-        }
         let more = porter.accept(config)?;
+        if let Some(further) = must_come
+            && porter.strangers.is_empty()
+        {
+            porter.door.none_left(further).map_or(Ok(()), Err)?;
+        }
         let ready = porter.ready(&self.wake, if more { Some(Instant::now()) } else { deadline });
         let _ = self.wake.read(); // it does not block
         for (stranger, ready) in std::mem::take(&mut porter.strangers).into_iter().zip(ready) {
@@ -230,7 +238,7 @@ impl Ticket {
             cancel.check()?;
             let own = board.waiting.iter_mut().find(|waiting| waiting.key == self.key);
             let own = own.expect("it waits until it is dropped");
-            let own_wants_open = matches!(own.wants, Wants::Open { .. });
+            let further = matches!(own.wants, Wants::Session { .. });
             if let Some((_, arrival)) = own.queue.pop_front() {
                 return Ok(Some(arrival));
             }
@@ -242,12 +250,10 @@ impl Ticket {
                 board = waited.expect("no panic while it is held").0;
                 continue;
             }
-            // Who has a limit waits for somebody who must come; a tunnel may have all it will have.
-            let must_come = until.deadline.is_some() || own_wants_open;
             board.led = true;
             drop(board);
             let led = Led(hub);
-            let worked = hub.work(config, until.deadline, must_come);
+            let worked = hub.work(config, until.deadline, until.must_come.then_some(further));
             drop(led);
             worked?;
             board = hub.board();
@@ -303,7 +309,7 @@ impl Ticket {
 
     /// Why nobody will come any more, where that is so.
     pub fn none_left(&self) -> Option<Error> {
-        self.hub.door(|door| door.none_left())
+        self.hub.door(|door| door.none_left(true))
     }
 
     /// Whether it is of this hub.

@@ -66,12 +66,14 @@ fn wait_one(socket: &impl AsFd, events: PollFlags, deadline: Instant) {
 pub struct Until<'a> {
     /// When it ends.
     pub deadline: Option<Instant>,
+    /// Somebody must come: where nobody can any more, that is an error and no reason to wait on.
+    pub must_come: bool,
     /// Whether it ends before, looked at from time to time.
     pub over: &'a dyn Fn() -> bool,
 }
 
 impl Until<'_> {
-    const NEVER: Until<'static> = Until { deadline: None, over: &|| false };
+    const NEVER: Until<'static> = Until { deadline: None, must_come: true, over: &|| false };
 
     fn is_over(&self) -> bool {
         (self.over)() || self.deadline.is_some_and(|at| Instant::now() >= at)

@@ -123,7 +123,7 @@ impl Listener {
         while lanes.len() < usize::from(session.lanes) {
             let next = |lane| usize::from(lane) == lanes.len();
             let is_gone = || is_closed(&lanes[0].socket);
-            let until = Until { deadline: Some(shake.deadline), over: &is_gone };
+            let until = Until { deadline: Some(shake.deadline), must_come: true, over: &is_gone };
             let joined = join(&session, &trust, &shake, until, next)?;
             lanes.push(joined.ok_or_else(|| missing(config, is_gone()))?);
         }

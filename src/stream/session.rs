@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::Stream;
 use crate::cancel::Canceller;
@@ -13,6 +14,9 @@ use crate::establish::{self, Dial, Listener, Session, Shake, Until, Use, tune_if
 use crate::lane::Lane;
 use crate::trust::Trust;
 use crate::wire::{Asks, DiallerHello, Role};
+
+/// How long a door where something is wrong is left alone.
+const REST: Duration = Duration::from_millis(500);
 
 /// Streams that belong together. Clones are the same session.
 ///
@@ -222,8 +226,31 @@ impl Streams {
         cancel: &Canceller,
         over: impl Fn() -> bool,
     ) -> Result<Option<Lane>> {
+        self.join_at_listener(cancel, Until { deadline: None, must_come: true, over: &over })
+    }
+
+    /// The same for a session that may have all the lanes it will have: what is wrong at the door
+    /// harms nobody who is in.
+    pub(crate) fn any_lane_until(
+        &self,
+        cancel: &Canceller,
+        over: impl Fn() -> bool,
+    ) -> Result<Option<Lane>> {
+        let until = Until { deadline: None, must_come: false, over: &over };
+        loop {
+            match self.join_at_listener(cancel, until) {
+                Err(Error::System(error)) if !over() => {
+                    tracing::warn!(%error, "nobody new can come now");
+                    std::thread::sleep(REST);
+                }
+                Err(Error::System(_)) => return Ok(None),
+                joined => return joined,
+            }
+        }
+    }
+
+    fn join_at_listener(&self, cancel: &Canceller, until: Until<'_>) -> Result<Option<Lane>> {
         let Shared { session, trust, .. } = &*self.0;
-        let until = Until { deadline: None, over: &over };
         establish::join(session, trust, &self.shake(cancel), until, |lane| self.number_is_new(lane))
     }
 

@@ -161,6 +161,9 @@ impl OneTimeSecret {
         let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let unlink_both = || unlink(path).and_then(|()| unlink(link));
         let Some(identity) = identity else { return unlink_both() };
+        if !path.exists() {
+            return unlink(link);
+        }
         // Others may remove their lines at this moment: one at a time, or a line would come back.
         let beside = Beside::new(path).map_err(|(beside, e)| failed("create", &beside, &e))?;
         let text = match read_private(path) {

@@ -162,10 +162,7 @@ impl Channel {
         while !at_end {
             let slot = self.free_slot(sender)?;
             sender.fill(slot, 0, Until::Some)?;
-            let (mut slot, mut used) = match filled(sender) {
-                Err(error) if self.is_closed_unread(&error) => break,
-                filled => filled?,
-            };
+            let (mut slot, mut used) = filled(sender)?;
             at_end = used == Some(0);
             let mut frame_bytes = used.unwrap_or(0);
             // What comes while the network is busy goes into the same frame; where nothing comes,
@@ -282,7 +279,7 @@ impl Channel {
     }
 
     fn local_endpoint(&self, socket: Arc<OwnedFd>) -> Endpoint {
-        Endpoint { socket, name: Arc::clone(&self.name) }
+        Endpoint::of_hypervisor(socket, Arc::clone(&self.name))
     }
 
     fn note(&self, out: u64, into: u64, engine: EngineStatistics) {
@@ -292,17 +289,6 @@ impl Channel {
         sum.system_calls += engine.system_calls;
         sum.zero_copy_kept += engine.zero_copy_kept;
         sum.zero_copy_copied += engine.zero_copy_copied;
-    }
-
-    /// A hypervisor that closes a connection with bytes unread has said all that it will say, and
-    /// all of it came: unix(7) tells of the reset behind it. QEMU 7.2 does so at the end of a
-    /// migration, where a multifd channel has sent an empty packet behind its last one. What it had
-    /// yet to be told is another matter: writing that fails.
-    fn is_closed_unread(&self, error: &Error) -> bool {
-        match error {
-            Error::System(e) => e.subject == *self.name && e.errno == libc::ECONNRESET,
-            _ => false,
-        }
     }
 
     /// Whose fault a broken connection is: the other end's, or this hypervisor's.

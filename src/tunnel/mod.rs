@@ -345,7 +345,7 @@ impl TunnelTarget {
                 Some(streams.dial_next_lane(&shared.cancel)?)
             }
             true => None,
-            false => streams.next_lane_until(&shared.cancel, over)?,
+            false => streams.any_lane_until(&shared.cancel, over)?,
         };
         let Some(lane) = lane else {
             // Channels may be ending still.
@@ -398,7 +398,7 @@ impl End {
         let (streams, (lanes, joined)) = (self.streams.clone(), unbounded());
         self.shared.spawn("sealane-door".to_owned(), move |shared| {
             let over = || shared.is_stopped() || shared.is_agreed();
-            while let Some(lane) = streams.next_lane_until(&shared.cancel, over)? {
+            while let Some(lane) = streams.any_lane_until(&shared.cancel, over)? {
                 let _ = lanes.send(lane); // nobody asks for one any more
             }
             Ok(())

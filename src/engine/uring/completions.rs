@@ -150,6 +150,8 @@ impl Uring {
     }
 
     fn received(&mut self, mut transfer: Transfer, until: Until, result: i32) -> Result<()> {
+        let is_end = self.from.reset_is_end && -result == libc::ECONNRESET;
+        let result = if is_end { 0 } else { result };
         match result {
             0.. => transfer.range.start += result as usize,
             _ if until == Until::Now && -result == libc::EAGAIN => {

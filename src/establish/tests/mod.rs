@@ -304,12 +304,12 @@ fn by_sockets_that_somebody_else_connected() {
     let dial = Dial::sockets(owned(near)).unwrap();
     let mut door = Door::sockets(owned(far)).unwrap();
     for _ in 0..2 {
-        assert!(door.none_left().is_none());
+        assert!(door.none_left(false).is_none());
         talk(&next(&dial).unwrap(), &accept(&mut door).0);
     }
     assert!(door.accept().unwrap().is_none());
     // Another session begins where this one ended.
-    for error in [door.none_left().unwrap(), next(&dial.begin()).err().unwrap()] {
+    for error in [door.none_left(false).unwrap(), next(&dial.begin()).err().unwrap()] {
         assert!(matches!(error, Error::Misuse(_)));
         let error = error.to_string();
         assert!(error.contains("2 connected sockets") && error.contains("3 are wanted"), "{error}");
