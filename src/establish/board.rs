@@ -175,7 +175,7 @@ fn enqueue(queue: &mut Queue, address: PeerAddress, arrival: Arrival) {
 
 /// Of those that may go the oldest of the network that has the most here: a flood from some
 /// networks costs nobody else his turn.
-pub(super) fn one_of_the_most(all: impl Iterator<Item = (PeerAddress, bool)>) -> Option<usize> {
+fn one_of_the_most(all: impl Iterator<Item = (PeerAddress, bool)>) -> Option<usize> {
     let all: Vec<_> = all.map(|(address, may_go)| (address.network(), may_go)).collect();
     let count = |of: PeerAddress| all.iter().filter(|(address, _)| *address == of).count();
     let may_go = all.iter().enumerate().filter(|(_, (_, may_go))| *may_go);

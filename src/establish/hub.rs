@@ -13,8 +13,8 @@ use std::time::Instant;
 use nix::poll::PollFlags;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::board::{Arrival, Board, Caller, Waiting, Wants, one_of_the_most};
-use super::door::Door;
+use super::board::{Arrival, Board, Caller, Waiting, Wants};
+use super::door::{Door, PeerAddress};
 use super::half_open::{Greeting, Heard, Stranger};
 use super::{TICK, Until, tune_if_tcp, wait};
 use crate::cancel::Canceller;
@@ -210,11 +210,15 @@ impl Porter {
         }
     }
 
-    /// Who is in TLS stays while somebody is there who is not.
+    /// Of the network that has the most here one who is not in TLS, where there is one: it goes
+    /// before the stage, or a flood in TLS would turn away whoever begins.
     fn turn_one_away(&mut self) {
-        let all_in_tls = !self.strangers.iter().any(Stranger::is_idle);
-        let all = self.strangers.iter().map(|s| (s.address, all_in_tls || s.is_idle()));
-        if let Some(at) = one_of_the_most(all) {
+        let all = &self.strangers;
+        let count = |of: PeerAddress| all.iter().filter(|s| s.address.network() == of).count();
+        let crowd = |s: &Stranger| (count(s.address.network()), s.is_idle());
+        // Of several that are the most the first, which is the oldest.
+        let most = all.iter().enumerate().rev().max_by_key(|(_, stranger)| crowd(stranger));
+        if let Some((at, _)) = most {
             self.strangers.remove(at);
         }
     }
